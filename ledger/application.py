@@ -1,0 +1,697 @@
+"""``Ledger``: one method per decision.
+
+Every decision is taken under the write lock: what a rule looked at is still true when its event is
+recorded, whichever process or stream it came from. A command that is refused records nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol, TypeVar, cast
+
+from ledger.domain.catalogue import Catalogue, define_group, list_resource
+from ledger.domain.errors import (
+    IdempotencyKeyReused,
+    InvalidValue,
+    LastAdminKey,
+    NotFound,
+    UnknownGroup,
+    UnknownViolation,
+)
+from ledger.domain.events import (
+    SYSTEM,
+    Author,
+    Clause,
+    Draft,
+    Event,
+    GroupDefined,
+    LedgerOpened,
+    Recorded,
+    ResourceListed,
+)
+from ledger.domain.operators import Operator
+from ledger.domain.policy import Policy, parse_policy_ref
+from ledger.domain.record import Ground, Record, Violation, longest_ways_up
+from ledger.domain.values import (
+    Basis,
+    Cause,
+    DetectedBy,
+    Disclosure,
+    Ending,
+    Evidence,
+    Properties,
+    Resource,
+    Role,
+    Scope,
+    Subject,
+    sortable_id,
+)
+from ledger.store.codec import Placed
+from ledger.store.sqlite import LedgerRecorder
+
+FOLDED_STREAMS_MAX: Final = 10_000  # folded records kept for the next decision: some tens of MB
+KEY_PREFIX: Final = "clk_"  # lets secret scanners find a leaked key
+SYSTEM_AUTHOR: Final = Author(SYSTEM)
+
+
+class Finder(Protocol):
+    """Where things are written; answered by the projections."""
+
+    def stream_of(self, id_: str) -> str | None:
+        """Return the stream that holds a violation, suspension or key."""
+
+    def resting_on(self, violation: str) -> Sequence[tuple[str, str]]:
+        """Return subject key and id of every suspension that names a violation as a ground."""
+
+    def children_of(self, subject: Subject) -> Sequence[Subject]:
+        """Return the subjects directly below a subject now."""
+
+
+class Folded(Protocol):
+    """Something folded from a stream."""
+
+    def evolve(self, recorded: Recorded) -> None:
+        """Take in the next event."""
+
+
+FoldedT = TypeVar("FoldedT", bound=Folded)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key and the SHA-256 of the request it came with."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command led to. ``recorded`` is the fact that holds now.
+
+    ``new`` is false when nothing was recorded, because the fact held already or because the same command
+    came before. ``secret`` is a key that is shown only here.
+    """
+
+    recorded: Recorded
+    new: bool = True
+    secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The ledger as it was known at a position: records of some subjects, and the catalogue."""
+
+    position: int
+    records: dict[Subject, Record]
+    catalogue: Catalogue
+
+
+Decision = Callable[[datetime], Event | Recorded]
+"""Given now, returns the event to record, or the recorded fact that already says so, or raises."""
+Consequences = Callable[[Recorded, datetime], Iterable[Event]]
+
+
+class Ledger:
+    """The write side. Every method is one command, and is safe to call from several threads."""
+
+    def __init__(
+        self,
+        recorder: LedgerRecorder,
+        finder: Finder,
+        *,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.recorder = recorder
+        self.finder = finder
+        self._entropy = entropy
+        self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
+
+    # --- subjects and links -----------------------------------------------------------------------
+
+    def register(
+        self, subject: Subject, *, properties: Properties, by: Author, once: Once | None = None
+    ) -> Done:
+        """Make a subject known, or set its properties anew."""
+
+        def decide(_: datetime) -> Event | Recorded:
+            record = self._record(subject)
+            return record.register(properties=properties) or _held(record.registered)
+
+        return self._decide(decide, by=by, once=once)
+
+    def link(
+        self, subject: Subject, *, parent: Subject, by: Author, once: Once | None = None
+    ) -> Done:
+        """Put a subject below a parent."""
+
+        def decide(now: datetime) -> Event:
+            above = longest_ways_up(parent, lambda subject: self._record(subject).parents(now))
+            below = longest_ways_up(subject, self.finder.children_of)
+            return self._record(subject).link(
+                parent=parent,
+                above_parent=above,
+                below=max(below.values(), default=0),
+                now=now,
+            )
+
+        return self._decide(decide, by=by, once=once)
+
+    def unlink(
+        self, subject: Subject, *, parent: Subject, by: Author, once: Once | None = None
+    ) -> Done:
+        """Remove a link."""
+        return self._decide(
+            lambda now: self._record(subject).unlink(parent=parent, now=now), by=by, once=once
+        )
+
+    # --- conduct ----------------------------------------------------------------------------------
+
+    def record_violation(
+        self,
+        subject: Subject,
+        *,
+        policy: str,
+        clause: str,
+        occurred_at: datetime,
+        detected_by: DetectedBy,
+        summary: str,
+        details: str | None = None,
+        evidence: tuple[Evidence, ...] = (),
+        resources: tuple[Resource, ...] = (),
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Record that a subject broke a clause of a policy (``acceptable-use@3`` or the one in force)."""
+        policy_id, version = parse_policy_ref(policy)
+
+        def decide(now: datetime) -> Event:
+            return self._record(subject).record_violation(
+                violation=self._new_id("vio", now),
+                policy=self._policy(policy_id),
+                version=version,
+                clause=clause,
+                occurred_at=occurred_at,
+                detected_by=detected_by,
+                summary=summary,
+                details=details,
+                evidence=evidence,
+                resources=resources,
+                now=now,
+            )
+
+        return self._decide(decide, by=by, once=once)
+
+    def overturn(
+        self, violation: str, *, reason: str, by: Author, once: Once | None = None
+    ) -> Done:
+        """Overturn a violation, and end every suspension that rests on overturned violations only."""
+
+        def consequences(_: Recorded, now: datetime) -> Iterator[Event]:
+            for subject, suspension in self.finder.resting_on(violation):
+                event = self._record(Subject.parse(subject)).lose_grounds(
+                    suspension=suspension,
+                    reinstatement=self._new_id("rei", now),
+                    stands=self._stands,
+                    now=now,
+                )
+                if event:
+                    yield event
+
+        return self._decide(
+            lambda _: self._holding(violation).overturn(violation=violation, reason=reason),
+            by=by,
+            once=once,
+            consequences=consequences,
+        )
+
+    def warn(
+        self,
+        subject: Subject,
+        *,
+        grounds: Sequence[str] = (),
+        reason: str,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Warn a subject; nothing is refused by it."""
+        return self._decide(
+            lambda now: self._record(subject).warn(
+                warning=self._new_id("war", now),
+                grounds=self._grounds(subject, grounds, now),
+                reason=reason,
+            ),
+            by=by,
+            once=once,
+        )
+
+    # --- suspensions ------------------------------------------------------------------------------
+
+    def suspend(
+        self,
+        subject: Subject,
+        *,
+        scope: Scope,
+        duration: str | None = None,
+        ends_at: datetime | None = None,
+        indefinite: bool = False,
+        effective_at: datetime | None = None,
+        basis: Basis = Basis.VIOLATIONS,
+        grounds: Sequence[str] = (),
+        reason: str,
+        note: str | None = None,
+        reinstatement: Ending = Ending.AUTOMATIC,
+        disclosure: Disclosure = "notified",
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Refuse a scope to a subject and to all below it."""
+
+        def decide(now: datetime) -> Event:
+            event = self._record(subject).suspend(
+                suspension=self._new_id("sus", now),
+                scope=scope,
+                duration=duration,
+                ends_at=ends_at,
+                indefinite=indefinite,
+                effective_at=effective_at,
+                basis=basis,
+                grounds=self._grounds(subject, grounds, now),
+                reason=reason,
+                note=note,
+                reinstatement=reinstatement,
+                disclosure=disclosure,
+                now=now,
+            )
+            for group in scope.groups:
+                if not self.recorder.stream(f"group/{group}"):
+                    raise UnknownGroup(f"no group {group!r} was defined", field="/scope/resources")
+            return event
+
+        return self._decide(decide, by=by, once=once)
+
+    def revise(
+        self,
+        suspension: str,
+        *,
+        duration: str | None = None,
+        ends_at: datetime | None = None,
+        indefinite: bool = False,
+        reason: str,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Move the end of a suspension; a ``duration`` counts from its start."""
+        return self._decide(
+            lambda now: self._holding(suspension).revise(
+                suspension=suspension,
+                duration=duration,
+                ends_at=ends_at,
+                indefinite=indefinite,
+                reason=reason,
+                now=now,
+            ),
+            by=by,
+            once=once,
+        )
+
+    def cancel(self, suspension: str, *, reason: str, by: Author, once: Once | None = None) -> Done:
+        """Take a suspension back before it begins."""
+        return self._decide(
+            lambda now: self._holding(suspension).cancel(
+                suspension=suspension, reason=reason, now=now
+            ),
+            by=by,
+            once=once,
+        )
+
+    def reinstate(
+        self,
+        suspension: str,
+        *,
+        cause: Cause,
+        reason: str,
+        effective_at: datetime | None = None,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """End one suspension that is scheduled or in force."""
+        return self._decide(
+            lambda now: self._holding(suspension).reinstate(
+                reinstatement=self._new_id("rei", now),
+                suspension=suspension,
+                cause=cause,
+                reason=reason,
+                effective_at=effective_at,
+                stands=self._stands,
+                now=now,
+            ),
+            by=by,
+            once=once,
+        )
+
+    def serve_terms(self, suspensions: Iterable[str]) -> list[Recorded]:
+        """Record for each suspension that its term ended by itself, unless that is recorded already.
+
+        Deciding under the write lock makes it happen once, however many processes try.
+        """
+        served: list[Recorded] = []
+        with self._transaction():
+            now = self._now()
+            for suspension in suspensions:
+                record = self._holding(suspension)
+                event = record.serve_term(
+                    suspension=suspension, reinstatement=self._new_id("rei", now), now=now
+                )
+                if event:
+                    cause = record.suspension(suspension).end_set_by
+                    served.append(self._append(event, by=SYSTEM_AUTHOR, now=now, caused_by=cause))
+        return served
+
+    # --- policies and the catalogue ---------------------------------------------------------------
+
+    def publish(
+        self,
+        policy: str,
+        *,
+        title: str,
+        clauses: Sequence[Clause],
+        effective_at: datetime | None = None,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Publish the next version of a policy, unless the newest says the same."""
+
+        def decide(now: datetime) -> Event | Recorded:
+            current = self._policy(policy)
+            event = current.publish(
+                title=title, clauses=clauses, effective_at=effective_at, now=now
+            )
+            return event or current.published[-1]
+
+        return self._decide(decide, by=by, once=once)
+
+    def list_resource(
+        self,
+        resource: Resource,
+        *,
+        properties: Properties,
+        actions: tuple[str, ...] | None = None,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Put a resource into the catalogue, or set its entry anew."""
+
+        def decide(_: datetime) -> Event | Recorded:
+            entries = self.recorder.stream(f"resource/{resource.key}")
+            entry = entries[-1].event if entries else None
+            assert entry is None or isinstance(entry, ResourceListed)
+            event = list_resource(entry, resource=resource, properties=properties, actions=actions)
+            return event or entries[-1]
+
+        return self._decide(decide, by=by, once=once)
+
+    def define_group(
+        self,
+        group: str,
+        *,
+        resources: tuple[Resource, ...],
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Set the members of a group; suspensions that name it cover them from now on."""
+
+        def decide(_: datetime) -> Event | Recorded:
+            definitions = self.recorder.stream(f"group/{group}")
+            definition = definitions[-1].event if definitions else None
+            assert definition is None or isinstance(definition, GroupDefined)
+            event = define_group(definition, group=group, resources=resources)
+            return event or definitions[-1]
+
+        return self._decide(decide, by=by, once=once)
+
+    # --- operators and the ledger itself ----------------------------------------------------------
+
+    def open(self, origin: str) -> Done:
+        """Begin the ledger: its first fact. Raises ``InvalidValue`` when it has begun."""
+
+        def decide(_: datetime) -> Event:
+            if self.recorder.position:
+                raise InvalidValue("this database holds a ledger already")
+            return LedgerOpened(origin=origin)
+
+        return self._decide(decide, by=SYSTEM_AUTHOR, once=None)
+
+    def enroll(self, operator: str, *, role: Role, by: Author, once: Once | None = None) -> Done:
+        """Let an operator act in a role, or change its role."""
+
+        def decide(now: datetime) -> Event | Recorded:
+            current = self._operator(operator)
+            event = current.enroll(role=role)
+            if event and current.has_usable_admin_key(now):
+                self._keep_an_admin(operator, None, now)
+            return event or _held(current.newest)
+
+        return self._decide(decide, by=by, once=once)
+
+    def issue_key(
+        self,
+        operator: str,
+        *,
+        expires_at: datetime | None = None,
+        label: str | None = None,
+        by: Author,
+        once: Once | None = None,
+    ) -> Done:
+        """Give an operator one more key. The key is in ``Done.secret`` and nowhere else."""
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        done = self._decide(
+            lambda now: self._operator(operator).issue_key(
+                key=self._new_id("key", now),
+                sha256=key_digest(secret),
+                expires_at=expires_at,
+                label=label,
+                now=now,
+            ),
+            by=by,
+            once=once,
+        )
+        return Done(done.recorded, new=done.new, secret=secret if done.new else None)
+
+    def revoke_key(self, key: str, *, by: Author, once: Once | None = None) -> Done:
+        """Refuse a key from now on. Raises ``LastAdminKey`` when nobody could administer after it."""
+
+        def decide(now: datetime) -> Event:
+            operator = self._operator(self._stream_of(key, "key_").removeprefix("operator/"))
+            event = operator.revoke_key(key)
+            if operator.has_usable_admin_key(now):
+                self._keep_an_admin(operator.id, key, now)
+            return event
+
+        return self._decide(decide, by=by, once=once)
+
+    # --- reading for answers about the past -------------------------------------------------------
+
+    def known(self, subjects: Iterable[Subject], *, position: int | None = None) -> Known:
+        """Return the records of subjects and all their ancestors, and the catalogue, as known then.
+
+        Ancestors by links that stood at any time are included, so any instant can be asked.
+        """
+        with self.recorder.store.transaction(commit=False):
+            head = self.recorder.position
+            until = head if position is None else min(position, head)
+            records: dict[Subject, Record] = {}
+            waiting = list(subjects)
+            while waiting:
+                subject = waiting.pop()
+                if subject in records:
+                    continue
+                events = self.recorder.stream(f"subject/{subject.key}", until=until)
+                if events:
+                    records[subject] = Record.replay(subject, events)
+                    waiting.extend(link.parent for link in records[subject].links)
+            catalogue = Catalogue.replay(self.recorder.streams("resource", until=until))
+            for recorded in self.recorder.streams("group", until=until):
+                catalogue.evolve(recorded)
+            return Known(until, records, catalogue)
+
+    def policies(self) -> list[Policy]:
+        """Return every policy with its versions, by id."""
+        found: dict[str, Policy] = {}
+        for recorded in self.recorder.streams("policy"):
+            id_ = recorded.stream.removeprefix("policy/")
+            found.setdefault(id_, Policy(id_)).evolve(recorded)
+        return [found[id_] for id_ in sorted(found)]
+
+    # --- how a decision becomes a fact ------------------------------------------------------------
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit several commands at once; each is still refused by itself.
+
+        None of them may be answered before this returns.
+        """
+        with self._transaction():
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self.recorder.transaction():
+                yield
+        except BaseException:
+            # What was folded inside may include events that are now rolled back.
+            self._folded.clear()
+            raise
+
+    def _decide(
+        self,
+        decide: Decision,
+        *,
+        by: Author,
+        once: Once | None,
+        consequences: Consequences | None = None,
+    ) -> Done:
+        with self._transaction():
+            if once and (before := self._done_before(by, once)):
+                return Done(before, new=False)
+            now = self._now()
+            decided = decide(now)
+            if isinstance(decided, Recorded):
+                return Done(decided, new=False)
+            recorded = self._append(decided, by=by, now=now)
+            if consequences:
+                for event in consequences(recorded, now):
+                    self._append(event, by=by, now=now, caused_by=recorded.position)
+            if once:
+                with self.recorder.store.transaction(commit=False) as c:
+                    self.recorder.remember_command(
+                        c, by.operator, once.key, once.fingerprint, recorded.position
+                    )
+            return Done(recorded)
+
+    def _done_before(self, by: Author, once: Once) -> Recorded | None:
+        with self.recorder.store.transaction(commit=False) as c:
+            found = self.recorder.find_command(c, by.operator, once.key)
+        if found is None:
+            return None
+        fingerprint, position = found
+        if fingerprint != once.fingerprint:
+            raise IdempotencyKeyReused(
+                f"this key was used for another request, which recorded event {position}"
+            )
+        return _held(self.recorder.event(position))
+
+    def _append(
+        self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
+    ) -> Recorded:
+        draft = Draft(event, by, caused_by)
+        with self.recorder.store.transaction(commit=False) as c:
+            c.execute(
+                "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (event.stream,)
+            )
+            version = c.fetchone()[0] + 1
+        stored = self.recorder.mapper.to_stored_event(Placed(event.stream, version, draft))
+        positions = self.recorder.insert_events([stored], recorded_at=now)
+        assert positions is not None
+        return Recorded(positions[0], event.stream, version, now, by, caused_by, event)
+
+    def _now(self) -> datetime:
+        with self.recorder.store.transaction(commit=False) as c:
+            return self.recorder.now(c)
+
+    def _new_id(self, prefix: str, now: datetime) -> str:
+        return sortable_id(prefix, now, self._entropy(10))
+
+    # --- what decisions look at -------------------------------------------------------------------
+
+    def _record(self, subject: Subject) -> Record:
+        return self._fold(f"subject/{subject.key}", lambda: Record(subject))
+
+    def _policy(self, policy: str) -> Policy:
+        return self._fold(f"policy/{policy}", lambda: Policy(policy))
+
+    def _operator(self, operator: str) -> Operator:
+        return self._fold(f"operator/{operator}", lambda: Operator(operator))
+
+    def _fold(self, stream: str, new: Callable[[], FoldedT]) -> FoldedT:
+        """Return a stream folded up to now; only its events since the last time are read."""
+        version, folded = self._folded.pop(stream, (0, None))
+        current: FoldedT = new() if folded is None else cast("FoldedT", folded)
+        for recorded in self.recorder.stream(stream, after=version):
+            current.evolve(recorded)
+            version = recorded.version
+        self._folded[stream] = (version, current)
+        if len(self._folded) > FOLDED_STREAMS_MAX:
+            self._folded.popitem(last=False)
+        return current
+
+    def _stream_of(self, id_: str, prefix: str) -> str:
+        stream = self.finder.stream_of(id_) if id_.startswith(prefix) else None
+        if stream is None:
+            raise NotFound(f"nothing is recorded under the id {id_!r}")
+        return stream
+
+    def _holding(self, id_: str) -> Record:
+        """Return the record that holds a suspension or violation; raises ``NotFound``."""
+        stream = self._stream_of(id_, id_[:4] if id_[:4] in ("sus_", "vio_") else "sus_")
+        return self._record(Subject.parse(stream.removeprefix("subject/")))
+
+    def _violation(self, violation: str) -> Violation | None:
+        stream = self.finder.stream_of(violation) if violation.startswith("vio_") else None
+        if stream is None:
+            return None
+        record = self._record(Subject.parse(stream.removeprefix("subject/")))
+        return record.violations.get(violation)
+
+    def _stands(self, violation: str) -> bool:
+        found = self._violation(violation)
+        return found is not None and found.stands
+
+    def _grounds(self, subject: Subject, ids: Sequence[str], now: datetime) -> list[Ground]:
+        grounds = []
+        for number, id_ in enumerate(dict.fromkeys(ids)):
+            violation = self._violation(id_)
+            if violation is None:
+                raise UnknownViolation(
+                    f"no violation {id_!r} is recorded", field=f"/grounds/{number}"
+                )
+            owner = violation.event.subject
+            below = owner == subject or subject in longest_ways_up(
+                owner, lambda subject: self._record(subject).parents(now)
+            )
+            grounds.append(Ground(violation, below))
+        return grounds
+
+    def _keep_an_admin(self, operator: str, key: str | None, now: datetime) -> None:
+        """Raise ``LastAdminKey`` unless somebody could still administer.
+
+        ``key`` is the key of ``operator`` that goes; ``None``: all of its keys go.
+        """
+        names = dict.fromkeys(
+            recorded.stream.removeprefix("operator/")
+            for recorded in self.recorder.streams("operator")
+        )
+        for name in names:
+            if name == operator and key is None:
+                continue
+            if self._operator(name).has_usable_admin_key(now, besides=key):
+                return
+        raise LastAdminKey("no other admin key is usable; without one nobody could issue keys")
+
+
+def key_digest(key: str) -> str:
+    """Return what is recorded of a key. One SHA-256 is enough: a key has 256 random bits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _held(recorded: Recorded | None) -> Recorded:
+    assert recorded is not None, "a fact that holds was recorded"
+    return recorded

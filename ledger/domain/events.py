@@ -1,0 +1,530 @@
+"""The facts: every type of event, what its members mean, and the sentence in which a person reads it.
+
+An event is never edited and its bytes are kept for ever. A changed meaning is a new type; a changed
+shape is a new schema version with an upcaster; a wrong fact is corrected by another fact.
+``tests/golden`` keeps the bytes of every type and schema version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from ledger.domain.values import (
+    ACTIONS_MAX,
+    CLAUSES_MAX,
+    EVIDENCE_MAX,
+    GROUNDS_MAX,
+    GROUP_RESOURCES_MAX,
+    Basis,
+    Cause,
+    ClauseRef,
+    ClauseText,
+    DetectedBy,
+    Disclosure,
+    Duration,
+    Ending,
+    Evidence,
+    FreeText,
+    Identifier,
+    Instant,
+    Name,
+    Properties,
+    Reason,
+    Resource,
+    Role,
+    Scope,
+    Severity,
+    Sha256,
+    Subject,
+    Summary,
+    Title,
+    Value,
+    format_instant,
+)
+
+SYSTEM: Final = "system"
+"""The operator id under which the ledger itself acts: opening, and terms that end by themselves."""
+
+
+def _day(instant: datetime) -> str:
+    return format_instant(instant)[:16].replace("T", " ") + " UTC"
+
+
+class Event(Value):
+    """A fact. Subclasses set ``TYPE`` (stable for ever) and ``SCHEMA`` (the version of their shape)."""
+
+    TYPE: ClassVar[str]
+    SCHEMA: ClassVar[int] = 1
+
+    @property
+    def stream(self) -> str:
+        """The stream that this fact belongs to, like ``subject/user:alice``."""
+        raise NotImplementedError
+
+    @property
+    def about(self) -> str | None:
+        """The id that a command's answer names: of the thing that this fact made or changed."""
+        return None
+
+    def sentence(self) -> str:
+        """What happened, in words that follow the operator's name: ``suspended user:alice …``."""
+        raise NotImplementedError
+
+
+# --- subjects -------------------------------------------------------------------------------------
+
+
+class SubjectEvent(Event):
+    """A fact about one subject."""
+
+    subject: Subject
+
+    @property
+    def stream(self) -> str:
+        return f"subject/{self.subject.key}"
+
+
+class SubjectRegistered(SubjectEvent):
+    """A subject was made known, or its properties were set anew.
+
+    Properties stay in clear and are used by conditions; they are not for personal data.
+    """
+
+    TYPE = "subject.registered"
+    properties: Properties = Field(default_factory=dict)
+
+    @property
+    def about(self) -> str:
+        return self.subject.key
+
+    def sentence(self) -> str:
+        names = ", ".join(sorted(self.properties)) or "no properties"
+        return f"registered {self.subject.key} with {names}"
+
+
+class SubjectLinked(SubjectEvent):
+    """A subject was put below a parent: what is refused to the parent is refused to the subject."""
+
+    TYPE = "subject.linked"
+    parent: Subject
+
+    @property
+    def about(self) -> str:
+        return self.subject.key
+
+    def sentence(self) -> str:
+        return f"linked {self.subject.key} below {self.parent.key}"
+
+
+class SubjectUnlinked(SubjectEvent):
+    """A link was removed; from here on the two stand separately."""
+
+    TYPE = "subject.unlinked"
+    parent: Subject
+
+    @property
+    def about(self) -> str:
+        return self.subject.key
+
+    def sentence(self) -> str:
+        return f"unlinked {self.subject.key} from {self.parent.key}"
+
+
+class ViolationRecorded(SubjectEvent):
+    """A subject was found to have broken a clause of a policy version. Stands until overturned."""
+
+    TYPE = "violation.recorded"
+    violation: Identifier
+    policy: str = Field(description="The policy version, like acceptable-use@3.")
+    clause: Name
+    category: Name = Field(description="The clause's category when this was recorded.")
+    severity: Severity = Field(description="The clause's severity when this was recorded.")
+    occurred_at: Instant = Field(description="When the conduct is said to have happened.")
+    detected_by: DetectedBy
+    summary: Summary
+    details: FreeText | None = None
+    evidence: Annotated[tuple[Evidence, ...], Field(max_length=EVIDENCE_MAX)] = ()
+    resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)] = ()
+
+    @property
+    def about(self) -> str:
+        return self.violation
+
+    def sentence(self) -> str:
+        return (
+            f"recorded that {self.subject.key} broke {self.policy} {self.clause} "
+            f"({self.category}, {self.severity}) on {_day(self.occurred_at)}: {self.summary}"
+        )
+
+
+class ViolationOverturned(SubjectEvent):
+    """A violation was found wrong; it counts for nothing from here on."""
+
+    TYPE = "violation.overturned"
+    violation: Identifier
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.violation
+
+    def sentence(self) -> str:
+        return f"overturned violation {self.violation} of {self.subject.key}: {self.reason}"
+
+
+class WarningIssued(SubjectEvent):
+    """A subject was warned; nothing is refused by it."""
+
+    TYPE = "warning.issued"
+    warning: Identifier
+    grounds: Annotated[tuple[Identifier, ...], Field(max_length=GROUNDS_MAX)] = ()
+    clauses: Annotated[tuple[ClauseRef, ...], Field(max_length=GROUNDS_MAX)] = ()
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.warning
+
+    def sentence(self) -> str:
+        return f"warned {self.subject.key}: {self.reason}"
+
+
+class SubjectSuspended(SubjectEvent):
+    """A scope is refused to a subject and all below it, from ``effective_at`` until before ``ends_at``."""
+
+    TYPE = "subject.suspended"
+    suspension: Identifier
+    scope: Scope
+    effective_at: Instant
+    ends_at: Instant | None = Field(description="The first instant after the term; null: no end.")
+    duration: Duration | None = Field(
+        default=None, description="The term as decided; ends_at is computed from it, once."
+    )
+    basis: Basis
+    grounds: Annotated[tuple[Identifier, ...], Field(max_length=GROUNDS_MAX)] = ()
+    clauses: Annotated[tuple[ClauseRef, ...], Field(max_length=GROUNDS_MAX)] = Field(
+        default=(), description="The clauses that the grounds broke, as recorded with them."
+    )
+    reason: Reason = Field(description="Shown to the subject.")
+    note: FreeText | None = None
+    reinstatement: Ending = Field(description="Whether the term ends by itself or on review.")
+    disclosure: Disclosure
+
+    @property
+    def about(self) -> str:
+        return self.suspension
+
+    def sentence(self) -> str:
+        until = f"until {_day(self.ends_at)}" if self.ends_at else "without an end"
+        for_what = ", ".join(dict.fromkeys(clause.label for clause in self.clauses))
+        return (
+            f"suspended {self.subject.key} from {self.scope.label}, "
+            f"from {_day(self.effective_at)} {until}"
+            f"{f', for {for_what}' if for_what else f', basis {self.basis}'}: {self.reason}"
+        )
+
+
+class SuspensionRevised(SubjectEvent):
+    """The end of a suspension was moved."""
+
+    TYPE = "suspension.revised"
+    suspension: Identifier
+    ends_at: Instant | None
+    duration: Duration | None = None
+    previous_ends_at: Instant | None
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.suspension
+
+    def sentence(self) -> str:
+        old = _day(self.previous_ends_at) if self.previous_ends_at else "no end"
+        new = _day(self.ends_at) if self.ends_at else "no end"
+        return (
+            f"moved the end of suspension {self.suspension} of {self.subject.key} "
+            f"from {old} to {new}: {self.reason}"
+        )
+
+
+class SuspensionCancelled(SubjectEvent):
+    """A suspension was taken back before it began."""
+
+    TYPE = "suspension.cancelled"
+    suspension: Identifier
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.suspension
+
+    def sentence(self) -> str:
+        return f"cancelled suspension {self.suspension} of {self.subject.key}: {self.reason}"
+
+
+class SubjectReinstated(SubjectEvent):
+    """One suspension ended. It no longer counts from ``effective_at`` on."""
+
+    TYPE = "subject.reinstated"
+    reinstatement: Identifier
+    suspension: Identifier
+    cause: Cause
+    effective_at: Instant
+    reason: Reason | None = None
+
+    @property
+    def about(self) -> str:
+        return self.reinstatement
+
+    def sentence(self) -> str:
+        cause = self.cause.replace("_", " ")
+        return (
+            f"reinstated {self.subject.key}: suspension {self.suspension} ended on "
+            f"{_day(self.effective_at)} ({cause}){f': {self.reason}' if self.reason else ''}"
+        )
+
+
+# --- policies, resources, groups ------------------------------------------------------------------
+
+
+class Clause(Value):
+    """One rule of a policy."""
+
+    id: Name = Field(examples=["fraud"])
+    title: Title = Field(examples=["Fraud"])
+    text: ClauseText = Field(examples=["Do not use the models to deceive people for gain."])
+    category: Name = Field(examples=["fraud"])
+    severity: Severity = Field(examples=["high"])
+
+
+class PolicyPublished(Event):
+    """A version of a policy came into force; it is never changed, only followed by the next."""
+
+    TYPE = "policy.published"
+    policy: Name
+    version: int = Field(ge=1)
+    title: Title
+    clauses: Annotated[tuple[Clause, ...], Field(min_length=1, max_length=CLAUSES_MAX)]
+    effective_at: Instant = Field(description="From when conduct is judged by this version.")
+
+    @property
+    def stream(self) -> str:
+        return f"policy/{self.policy}"
+
+    @property
+    def about(self) -> str:
+        return f"{self.policy}@{self.version}"
+
+    def sentence(self) -> str:
+        return (
+            f"published {self.about}, {self.title}, with {len(self.clauses)} "
+            f"clause{'s' if len(self.clauses) > 1 else ''}, in force from {_day(self.effective_at)}"
+        )
+
+
+class ResourceListed(Event):
+    """A resource was put into the catalogue, or its entry was set anew."""
+
+    TYPE = "resource.listed"
+    resource: Resource
+    properties: Properties = Field(default_factory=dict)
+    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=ACTIONS_MAX)]
+
+    @property
+    def stream(self) -> str:
+        return f"resource/{self.resource.key}"
+
+    @property
+    def about(self) -> str:
+        return self.resource.key
+
+    def sentence(self) -> str:
+        return f"listed {self.resource.key} with the actions {', '.join(self.actions)}"
+
+
+class GroupDefined(Event):
+    """The members of a group were set."""
+
+    TYPE = "group.defined"
+    group: Name
+    resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)]
+
+    @property
+    def stream(self) -> str:
+        return f"group/{self.group}"
+
+    @property
+    def about(self) -> str:
+        return self.group
+
+    def sentence(self) -> str:
+        members = ", ".join(resource.key for resource in self.resources) or "nothing"
+        return f"defined group:{self.group} as {members}"
+
+
+# --- operators and the ledger itself --------------------------------------------------------------
+
+
+class OperatorEvent(Event):
+    """A fact about one operator."""
+
+    operator: Identifier = Field(description="The operator that the fact is about.")
+
+    @property
+    def stream(self) -> str:
+        return f"operator/{self.operator}"
+
+    @property
+    def about(self) -> str:
+        return self.operator
+
+
+class OperatorEnrolled(OperatorEvent):
+    """A person or machine may act on the ledger, in one role."""
+
+    TYPE = "operator.enrolled"
+    role: Role
+
+    def sentence(self) -> str:
+        return f"enrolled operator {self.operator} as {self.role}"
+
+
+class OperatorRoleChanged(OperatorEvent):
+    """An operator acts in another role from here on."""
+
+    TYPE = "operator.role_changed"
+    role: Role
+    previous: Role
+
+    def sentence(self) -> str:
+        return f"changed the role of operator {self.operator} from {self.previous} to {self.role}"
+
+
+class OperatorKeyIssued(OperatorEvent):
+    """An operator got a key. Only its SHA-256 is recorded: the key has 256 random bits."""
+
+    TYPE = "operator.key_issued"
+    key: Identifier = Field(description="The id of the key, not the key.")
+    sha256: Sha256
+    expires_at: Instant | None = None
+    label: Title | None = None
+
+    @property
+    def about(self) -> str:
+        return self.key
+
+    def sentence(self) -> str:
+        until = f", valid until {_day(self.expires_at)}" if self.expires_at else ""
+        return f"issued key {self.key} to operator {self.operator}{until}"
+
+
+class OperatorKeyRevoked(OperatorEvent):
+    """A key is refused from here on."""
+
+    TYPE = "operator.key_revoked"
+    key: Identifier
+
+    @property
+    def about(self) -> str:
+        return self.key
+
+    def sentence(self) -> str:
+        return f"revoked key {self.key} of operator {self.operator}"
+
+
+class LedgerOpened(Event):
+    """The ledger began; always position 1."""
+
+    TYPE = "ledger.opened"
+    origin: Title = Field(description="The name by which this ledger is known to others.")
+
+    @property
+    def stream(self) -> str:
+        return "ledger"
+
+    @property
+    def about(self) -> str:
+        return self.origin
+
+    def sentence(self) -> str:
+        return f"opened the ledger {self.origin}"
+
+
+EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
+    (event.TYPE, event.SCHEMA): event
+    for event in (
+        SubjectRegistered,
+        SubjectLinked,
+        SubjectUnlinked,
+        ViolationRecorded,
+        ViolationOverturned,
+        WarningIssued,
+        SubjectSuspended,
+        SuspensionRevised,
+        SuspensionCancelled,
+        SubjectReinstated,
+        PolicyPublished,
+        ResourceListed,
+        GroupDefined,
+        OperatorEnrolled,
+        OperatorRoleChanged,
+        OperatorKeyIssued,
+        OperatorKeyRevoked,
+        LedgerOpened,
+    )
+}
+"""The closed registry of facts, by type and schema version. What is not here is never imported."""
+
+
+# --- the envelope ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who acts: the operator, the human behind a machine (``user:jane``), and the request's id."""
+
+    operator: str
+    on_behalf_of: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A decided fact that is not recorded yet; ``caused_by`` is the position that led to it."""
+
+    event: Event
+    author: Author
+    caused_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A fact with its place in the ledger.
+
+    ``position`` counts all facts from 1 without a gap, ``version`` those of the stream from 1.
+    ``recorded_at`` is never earlier than that of the position before.
+    """
+
+    position: int
+    stream: str
+    version: int
+    recorded_at: datetime
+    author: Author
+    caused_by: int | None
+    event: Event
+
+    @property
+    def type(self) -> str:
+        """The stable type of the event."""
+        return self.event.TYPE
+
+    @property
+    def sentence(self) -> str:
+        """Who did what, as a person reads it."""
+        for_whom = self.author.on_behalf_of
+        who = f"{self.author.operator} (for {for_whom})" if for_whom else self.author.operator
+        return f"{who} {self.event.sentence()}"

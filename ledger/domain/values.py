@@ -1,0 +1,477 @@
+"""The words the facts are made of: subjects, resources, scopes, conditions, durations, and their limits.
+
+Identifiers are compared byte for byte, so nothing here normalises: what is not already in the one
+allowed form is refused, or two different people could become one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from whenever import ItemizedDelta, ZonedDateTime
+
+from ledger.domain.errors import EndTooFar, InvalidValue
+
+ID_BYTES_MAX: Final = 256  # fits every index row and a URL; long enough for any account scheme
+TITLE_MAX: Final = 200  # one line on a screen
+SUMMARY_MAX: Final = 2_000  # a paragraph
+REASON_MAX: Final = 4_000  # what a subject is asked to read
+FREE_TEXT_MAX: Final = 16_000  # details and notes; with everything else still below EVENT_BYTES_MAX
+CLAUSE_TEXT_MAX: Final = 8_000  # a clause of a rulebook
+CLAUSES_MAX: Final = 100  # a rulebook that people can still read
+EVIDENCE_MAX: Final = 50  # items of evidence on one violation
+URI_MAX: Final = 2_000  # what browsers and proxies carry
+GROUNDS_MAX: Final = 100  # violations under one decision
+SCOPE_RESOURCES_MAX: Final = 100  # a longer list wants a group
+ACTIONS_MAX: Final = 100  # actions of one scope or resource
+CONDITIONS_MAX: Final = 20  # all of them are tried on every check
+CONDITION_VALUES_MAX: Final = 100  # values of one condition
+GROUP_RESOURCES_MAX: Final = 1_000  # one fact must hold the whole group
+PROPERTIES_MAX: Final = 64  # recorded properties of one subject or resource
+PROPERTY_TEXT_MAX: Final = 1_000  # a property is a label or a status, not a document
+EVENT_BYTES_MAX: Final = (
+    60 * 1024
+)  # a log entry may have 65,535 bytes; the rest is for its envelope
+SUSPENSION_YEARS_MAX: Final = 100  # longer than that is indefinite, and should say so
+PRECAUTION_DAYS_MAX: Final = 30  # a precaution must soon become a finding or end
+OCCURRED_AHEAD_MAX: Final = timedelta(minutes=5)  # how far a reporter's clock may be ahead of ours
+LINK_DEPTH_MAX: Final = 8  # links one above the other: person, team, company and some
+PARENTS_MAX: Final = 32  # parents of one subject: each check looks at all of them
+
+_TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z", re.ASCII)
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
+)
+# RFC 3339 appendix A: a unit may follow only the next larger one (P1Y2D is not a duration).
+_DURATION = re.compile(
+    r"P(?:\d+W|(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
+    r"(?:T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S))?"
+    r"|T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S))\Z",
+    re.ASCII,
+)
+_UTC_ZONE: Final = ZoneInfo("UTC")
+
+
+class Value(BaseModel):
+    """A frozen value that refuses members it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+# --- text and names -------------------------------------------------------------------------------
+
+
+def identifier(raw: object) -> str:
+    """Return ``raw`` when it is an identifier, else raise ``ValueError`` saying why not.
+
+    1 to 256 bytes of UTF-8 in NFC, without control characters, U+FFFD or lone surrogates.
+    """
+    if not isinstance(raw, str):
+        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueError only
+    if not raw:
+        raise ValueError("must not be empty")
+    if raw.isascii():
+        if len(raw) > ID_BYTES_MAX:
+            raise ValueError(f"must have at most {ID_BYTES_MAX} bytes")
+        if not raw.isprintable():
+            raise ValueError("must not hold control characters")
+        return raw
+    try:
+        size = len(raw.encode())
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8 without lone surrogates") from None
+    if size > ID_BYTES_MAX:
+        raise ValueError(f"must have at most {ID_BYTES_MAX} bytes")
+    if any(unicodedata.category(char) == "Cc" for char in raw):
+        raise ValueError("must not hold control characters")
+    if "\ufffd" in raw:
+        raise ValueError("must not hold U+FFFD, which stands for bytes that were lost")
+    if not unicodedata.is_normalized("NFC", raw):
+        raise ValueError("must be in Unicode normalisation form NFC")
+    return raw
+
+
+def type_name(raw: object) -> str:
+    """Return ``raw`` when it is a type of subject or resource, else raise ``ValueError``."""
+    if not isinstance(raw, str) or not _TYPE.match(raw):
+        raise ValueError("must match [a-z][a-z0-9_.-]{0,63}, like user or api_key")
+    return raw
+
+
+def _plain_text(raw: str) -> str:
+    if not raw.isprintable() and any(
+        unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in raw
+    ):
+        raise ValueError("must not hold control characters except line ends and tabs")
+    return raw
+
+
+Identifier = Annotated[
+    str,
+    PlainValidator(identifier),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": ID_BYTES_MAX}),
+]
+TypeName = Annotated[
+    str,
+    PlainValidator(type_name),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,63}$"}),
+]
+Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that also stands in a URL path: of a policy, a clause, a group, an action."""
+
+Title = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=TITLE_MAX),
+    AfterValidator(_plain_text),
+]
+Summary = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=SUMMARY_MAX),
+    AfterValidator(_plain_text),
+]
+Reason = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=REASON_MAX),
+    AfterValidator(_plain_text),
+]
+FreeText = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=FREE_TEXT_MAX),
+    AfterValidator(_plain_text),
+]
+ClauseText = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=CLAUSE_TEXT_MAX),
+    AfterValidator(_plain_text),
+]
+PropertyText = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=PROPERTY_TEXT_MAX),
+    AfterValidator(_plain_text),
+]
+Uri = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=URI_MAX),
+    AfterValidator(_plain_text),
+]
+
+Scalar = StrictBool | StrictInt | StrictFloat | PropertyText
+"""What a property or a condition may hold: a text, a number or a truth value."""
+
+Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def parse_instant(raw: object) -> datetime:
+    """Return the UTC instant of an RFC 3339 timestamp (or of an aware ``datetime``).
+
+    Digits beyond microseconds are cut. Raises ``ValueError`` for anything else, so for a 30 February.
+    """
+    if isinstance(raw, datetime):
+        if raw.tzinfo is None:
+            raise ValueError("must have an offset from UTC")
+        return raw.astimezone(UTC)
+    if not isinstance(raw, str) or not _RFC3339.match(raw):
+        raise ValueError("must be an RFC 3339 timestamp like 2026-11-24T10:00:00Z")
+    try:
+        return datetime.fromisoformat(raw.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"is no instant of the calendar: {error}") from None
+
+
+def format_instant(instant: datetime) -> str:
+    """Return the one form in which instants are stored and shown: UTC, six digits, ``Z``."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+
+
+Instant = Annotated[
+    datetime,
+    PlainValidator(parse_instant),
+    PlainSerializer(format_instant, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+def duration(raw: object) -> str:
+    """Return ``raw`` when it is a duration by RFC 3339 appendix A, else raise ``ValueError``."""
+    if not isinstance(raw, str) or not _DURATION.match(raw):
+        raise ValueError("must be an ISO 8601 duration like P2M, P14D or PT36H")
+    if not any(char in "123456789" for char in raw):
+        raise ValueError("must be longer than zero")
+    return raw
+
+
+Duration = Annotated[
+    str,
+    PlainValidator(duration),
+    WithJsonSchema({"type": "string", "format": "duration", "examples": ["P2M", "PT36H"]}),
+]
+
+
+def end_after(start: datetime, length: str) -> datetime:
+    """Return ``start`` plus an ISO 8601 duration, by the calendar, in UTC.
+
+    Years and months first, with the day clamped to the month's last; then days and time, always from
+    ``start``: P2M from 31 December ends on 28 or 29 February. Raises ``EndTooFar`` past year 9999.
+    """
+    try:
+        delta = ItemizedDelta.parse_iso(length)
+        return ZonedDateTime(start.astimezone(_UTC_ZONE)).add(delta).to_stdlib().astimezone(UTC)
+    except ValueError as error:
+        raise EndTooFar(f"{length} after {format_instant(start)} is beyond the calendar") from error
+
+
+# --- subjects, resources, scopes ------------------------------------------------------------------
+
+
+class Subject(Value):
+    """Who is restricted: a user, an application, an organization, an API key, or any other type."""
+
+    type: TypeName = Field(examples=["user"])
+    id: Identifier = Field(examples=["alice"])
+
+    @property
+    def key(self) -> str:
+        """``type:id``; the first colon parts them, so the key is unique."""
+        return f"{self.type}:{self.id}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """Read ``type:id``; raises ``InvalidValue`` with what is wrong."""
+        kind, colon, id_ = key.partition(":")
+        if not colon:
+            raise InvalidValue(f"{key!r} must have the form type:id, like user:alice")
+        try:
+            return cls(type=type_name(kind), id=identifier(id_))
+        except ValueError as error:
+            raise InvalidValue(f"{key!r} is not type:id: {error}") from None
+
+
+class Resource(Subject):
+    """What access is to: mostly a model."""
+
+    type: TypeName = Field(examples=["model"])
+    id: Identifier = Field(examples=["sonnet-large"])
+
+
+class OneResource(Value):
+    """A selector of one resource."""
+
+    type: TypeName
+    id: Identifier
+
+    @property
+    def label(self) -> str:
+        """How the selector reads in a sentence."""
+        return f"{self.type}:{self.id}"
+
+
+class ResourcesOfGroup(Value):
+    """A selector of a group's members, later members included."""
+
+    group: Name
+
+    @property
+    def label(self) -> str:
+        """How the selector reads in a sentence."""
+        return f"group:{self.group}"
+
+
+class ResourcesOfType(Value):
+    """A selector of every resource of a type."""
+
+    type: TypeName
+
+    @property
+    def label(self) -> str:
+        """How the selector reads in a sentence."""
+        return f"every {self.type}"
+
+
+def _selector_kind(raw: object) -> str:
+    """Tell which selector is meant, so that an error speaks of that one only."""
+    if isinstance(raw, ResourcesOfGroup) or (isinstance(raw, Mapping) and "group" in raw):
+        return "group"
+    if isinstance(raw, OneResource) or (isinstance(raw, Mapping) and "id" in raw):
+        return "resource"
+    return "type"
+
+
+Selector = Annotated[
+    Annotated[OneResource, Tag("resource")]
+    | Annotated[ResourcesOfGroup, Tag("group")]
+    | Annotated[ResourcesOfType, Tag("type")],
+    Discriminator(_selector_kind),
+]
+
+
+class Condition(Value):
+    """A demand on one property of the request; exactly one operator.
+
+    ``in`` holds when the property has one of the values (or, being a list, holds one of them);
+    ``not_in`` holds when ``in`` does not, so also when the property is absent; ``exists`` holds when
+    the property is there, or with ``false`` when it is not.
+    """
+
+    attribute: Annotated[
+        str,
+        StringConstraints(
+            strict=True, pattern=r"^(resource|subject|action)\.properties\.[A-Za-z0-9_.-]{1,128}$"
+        ),
+    ] = Field(examples=["resource.properties.status"])
+    in_: (
+        Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=CONDITION_VALUES_MAX)] | None
+    ) = Field(default=None, alias="in")
+    not_in: (
+        Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=CONDITION_VALUES_MAX)] | None
+    ) = None
+    exists: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _one_operator(self) -> Self:
+        if [self.in_, self.not_in, self.exists].count(None) != 2:  # noqa: PLR2004 - two of the three
+            raise ValueError("a condition has exactly one of in, not_in and exists")
+        return self
+
+    def holds(self, properties: Mapping[str, Mapping[str, object]]) -> bool:
+        """Tell whether the demand is met; ``properties`` maps subject, resource, action to theirs."""
+        entity, _, name = self.attribute.split(".", 2)
+        present = name in properties[entity]
+        if self.exists is not None:
+            return present == self.exists
+        found = properties[entity].get(name)
+        values = found if isinstance(found, list | tuple) else (found,)
+        wanted = self.in_ if self.in_ is not None else (self.not_in or ())
+        matches = present and any(same(value, want) for value in values for want in wanted)
+        return matches == (self.in_ is not None)
+
+
+def same(left: object, right: object) -> bool:
+    """Compare two property values as JSON does: ``true`` is not ``1``, and ``1`` is ``1.0``."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+class Scope(Value):
+    """What a suspension refuses: resources, actions (``None``: all), under conditions (all must hold)."""
+
+    resources: Annotated[tuple[Selector, ...], Field(min_length=1, max_length=SCOPE_RESOURCES_MAX)]
+    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=ACTIONS_MAX)] | None = None
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=CONDITIONS_MAX)] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the scope names."""
+        return tuple(s.group for s in self.resources if isinstance(s, ResourcesOfGroup))
+
+    @property
+    def label(self) -> str:
+        """How the scope reads in a sentence."""
+        text = ", ".join(selector.label for selector in self.resources)
+        if self.actions is not None:
+            text += f" ({', '.join(self.actions)} only)"
+        if self.conditions:
+            text += " under conditions"
+        return text
+
+
+PropertyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+PropertyValue = Scalar | Annotated[tuple[Scalar, ...], Field(max_length=CONDITION_VALUES_MAX)]
+Properties = Annotated[dict[PropertyName, PropertyValue], Field(max_length=PROPERTIES_MAX)]
+
+
+class Evidence(Value):
+    """Where a piece of evidence is kept, and the digest that pins it."""
+
+    uri: Uri = Field(examples=["s3://evidence/2026/case-7781.json"])
+    sha256: Sha256
+
+
+class ClauseRef(Value):
+    """A clause of a policy version, as it was when somebody relied on it."""
+
+    policy: str
+    clause: str
+    category: str
+
+    @property
+    def label(self) -> str:
+        """How the reference reads in a sentence."""
+        return f"{self.policy} {self.clause}"
+
+
+DetectedBy = Literal["automated", "human", "external"]
+Disclosure = Literal["notified", "deferred", "public"]
+Severity = Literal["low", "medium", "high", "critical"]
+
+
+class Basis(StrEnum):
+    """On what a suspension rests."""
+
+    VIOLATIONS = "violations"
+    PRECAUTIONARY = "precautionary"
+    LEGAL_ORDER = "legal_order"
+
+
+class Ending(StrEnum):
+    """How a term ends: by itself, or only when a person has looked."""
+
+    AUTOMATIC = "automatic"
+    ON_REVIEW = "on_review"
+
+
+class Cause(StrEnum):
+    """Why a suspension ended."""
+
+    TERM_SERVED = "term_served"
+    EARLY = "early"
+    APPEAL_UPHELD = "appeal_upheld"
+    VIOLATION_OVERTURNED = "violation_overturned"
+    ERROR = "error"
+    LEGAL_ORDER = "legal_order"
+
+
+class Role(StrEnum):
+    """What an operator may do. None includes another."""
+
+    SERVICE = "service"
+    REPORTER = "reporter"
+    OFFICER = "officer"
+    APPROVER = "approver"
+    AUDITOR = "auditor"
+    ADMIN = "admin"
+
+
+_BASE32: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, in the order of its values
+
+
+def sortable_id(prefix: str, at: datetime, entropy: bytes) -> str:
+    """Return ``prefix_`` and 26 characters that sort by time: 48 bits of milliseconds, 80 of entropy.
+
+    The layout is that of a ULID (github.com/ulid/spec), in lower case. ``entropy`` has 10 bytes.
+    """
+    number = int(at.timestamp() * 1000) << 80 | int.from_bytes(entropy)
+    return f"{prefix}_" + "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))

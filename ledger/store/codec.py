@@ -1,0 +1,143 @@
+"""Events to canonical bytes and back, on the mapper of the ``eventsourcing`` library.
+
+The stored state of an event is JSON with sorted names and no white space, in UTF-8: its ``data``, its
+``schema`` version, and who acted (``operator``, ``on_behalf_of``, ``request_id``, ``caused_by``).
+Position, stream, version, type and ``recorded_at`` stand beside it. The library's own mapper stores
+module paths and imports what it reads; ours has a closed registry of stable types instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
+from pydantic import ValidationError
+
+from ledger.domain.errors import EventTooLarge, TamperDetected, UnknownFact
+from ledger.domain.events import EVENT_TYPES, Author, Draft, Recorded
+from ledger.domain.values import EVENT_BYTES_MAX, format_instant
+
+_ENVELOPE: Final = {"schema", "operator", "on_behalf_of", "request_id", "caused_by", "data"}
+_ENVELOPE_COLUMNS_MAX: Final = 700  # bytes of stream, type, version, position, recorded_at at most
+
+
+@dataclass(frozen=True)
+class RecordedNotification(Notification):
+    """A stored event with its position (``id``) and the instant at which it was recorded."""
+
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A draft with its place in its stream, not yet in the ledger."""
+
+    stream: str
+    version: int
+    draft: Draft
+
+
+class LedgerMapper(Mapper[str]):
+    """Maps a ``Placed`` draft to a stored event, and a stored event to a ``Recorded``."""
+
+    def __init__(self) -> None:
+        super().__init__(transcoder=JSONTranscoder())
+
+    def to_stored_event(self, domain_event: Any) -> StoredEvent:
+        """Encode a ``Placed`` draft. Raises ``EventTooLarge``."""
+        placed: Placed = domain_event
+        state = encode(placed.draft)
+        size = len(state) + _ENVELOPE_COLUMNS_MAX
+        if size > EVENT_BYTES_MAX:
+            raise EventTooLarge(
+                f"the fact takes {len(state)} bytes; with its envelope at most "
+                f"{EVENT_BYTES_MAX} are allowed"
+            )
+        return StoredEvent(placed.stream, placed.version, placed.draft.event.TYPE, state)
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
+        """Decode a ``RecordedNotification``. Raises ``UnknownFact``, ``TamperDetected``."""
+        if not isinstance(stored_event, RecordedNotification):
+            raise TypeError("only events with a position can be decoded")
+        return decode(
+            stored_event.id,
+            _text(stored_event.originator_id),
+            stored_event.originator_version,
+            stored_event.topic,
+            stored_event.recorded_at,
+            stored_event.state,
+        )
+
+
+def _text(originator_id: UUID | str) -> str:
+    return originator_id.hex if isinstance(originator_id, UUID) else originator_id
+
+
+def encode(draft: Draft) -> bytes:
+    """Return the canonical bytes of a draft; the same draft gives the same bytes, always."""
+    return orjson.dumps(
+        {
+            "schema": draft.event.SCHEMA,
+            "operator": draft.author.operator,
+            "on_behalf_of": draft.author.on_behalf_of,
+            "request_id": draft.author.request_id,
+            "caused_by": draft.caused_by,
+            "data": draft.event.model_dump(by_alias=True),
+        },
+        option=orjson.OPT_SORT_KEYS,
+    )
+
+
+def decode(
+    position: int, stream: str, version: int, type_: str, recorded_at: datetime, state: bytes
+) -> Recorded:
+    """Return the fact that stored columns and bytes hold.
+
+    Raises ``UnknownFact`` for a type or schema version that this program does not know, and
+    ``TamperDetected`` for bytes that no version of it can have written.
+    """
+    try:
+        envelope = orjson.loads(state)
+        if set(envelope) != _ENVELOPE:
+            raise ValueError("the envelope has other members")
+        event_type = EVENT_TYPES.get((type_, envelope["schema"]))
+        if event_type is None:
+            raise UnknownFact(
+                f"event {position} is a {type_} of schema {envelope['schema']}, "
+                "which this version does not know",
+                position=position,
+            )
+        author = Author(envelope["operator"], envelope["on_behalf_of"], envelope["request_id"])
+        event = event_type.model_validate(envelope["data"])
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        raise TamperDetected(
+            f"event {position} ({type_}) cannot be read: {error}", position=position
+        ) from error
+    return Recorded(position, stream, version, recorded_at, author, envelope["caused_by"], event)
+
+
+def parse_recorded_at(text: str) -> datetime:
+    """Read the ``recorded_at`` column, which is always in the one stored form."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def as_json(recorded: Recorded) -> dict[str, object]:
+    """Return the event as the API shows it, in lists and alone."""
+    return {
+        "position": recorded.position,
+        "type": recorded.type,
+        "schema": recorded.event.SCHEMA,
+        "stream": recorded.stream,
+        "version": recorded.version,
+        "recorded_at": format_instant(recorded.recorded_at),
+        "operator": recorded.author.operator,
+        "on_behalf_of": recorded.author.on_behalf_of,
+        "request_id": recorded.author.request_id,
+        "caused_by": recorded.caused_by,
+        "data": recorded.event.model_dump(by_alias=True),
+        "sentence": recorded.sentence,
+    }

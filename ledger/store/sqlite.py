@@ -1,0 +1,460 @@
+"""The recorder on SQLite: an append-only table of events, one writer at a time, nothing half written.
+
+Facts this file relies on: in WAL mode with ``synchronous=FULL`` a commit is on disk when it returns;
+``BEGIN IMMEDIATE`` takes the one write lock, across processes too, so whatever is read after it is
+still true at the commit; ``PRAGMA data_version`` changes when another connection has committed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from eventsourcing.persistence import IntegrityError, OperationalError, StoredEvent
+from eventsourcing.sqlite import (
+    SQLiteApplicationRecorder,
+    SQLiteCursor,
+    SQLiteDatastore,
+)
+
+from ledger.domain.errors import StoreBusy, Unavailable
+from ledger.domain.events import Recorded
+from ledger.domain.values import format_instant
+from ledger.store.codec import LedgerMapper, RecordedNotification, parse_recorded_at
+from ledger.store.projection import Projection
+
+SCHEMA_VERSION: Final = 1
+LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
+READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
+_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+DDL: Final = (
+    """CREATE TABLE IF NOT EXISTS events (
+        position INTEGER PRIMARY KEY,
+        stream TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        recorded_at TEXT NOT NULL,
+        state BLOB NOT NULL,
+        UNIQUE (stream, version)
+    ) STRICT""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
+        WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
+        BEGIN SELECT raise(ABORT, 'positions have no gap'); END""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_changed BEFORE UPDATE ON events
+        BEGIN SELECT raise(ABORT, 'events are never changed'); END""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_deleted BEFORE DELETE ON events
+        BEGIN SELECT raise(ABORT, 'events are never deleted'); END""",
+    """CREATE TABLE IF NOT EXISTS commands (
+        operator TEXT NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        PRIMARY KEY (operator, idempotency_key)
+    ) STRICT, WITHOUT ROWID""",
+)
+_SELECT: Final = "SELECT position, stream, version, type, recorded_at, state FROM events "
+
+
+class LedgerDatastore(SQLiteDatastore):
+    """Connections to one database file: one for writing, one for reading in each thread.
+
+    A write transaction inside another, in the same thread, is a savepoint of it: commands that are
+    committed together are still refused one by one.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(str(path), originator_id_type="text")
+        self.path = str(path)
+        self.turn = threading.RLock()
+        self._writer: sqlite3.Connection | None = None
+        self._writing_thread: int | None = None
+        self._depth = 0
+        self._threads = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+
+    @contextmanager
+    def transaction(self, *, commit: bool) -> Iterator[SQLiteCursor]:
+        """Yield a cursor in a transaction: a snapshot to read from, or the write lock.
+
+        Reading inside a write transaction of the same thread sees what that transaction wrote.
+        Raises ``StoreBusy`` when the write lock cannot be had in ``LOCK_TIMEOUT_S``.
+        """
+        if commit:
+            with self.turn, self._write() as cursor:
+                yield cursor
+        elif self._writing_thread == threading.get_ident():
+            assert self._writer is not None
+            yield SQLiteCursor(self._writer.cursor())
+        else:
+            with self._snapshot() as cursor:
+                yield cursor
+
+    @contextmanager
+    def _write(self) -> Iterator[SQLiteCursor]:
+        if self._writer is None:
+            self._writer = self._connect()
+        connection, depth = self._writer, self._depth
+        begin, commit, roll_back = (
+            ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+            if depth == 0
+            else (
+                f"SAVEPOINT command_{depth}",
+                f"RELEASE command_{depth}",
+                (f"ROLLBACK TO command_{depth}", f"RELEASE command_{depth}"),
+            )
+        )
+        try:
+            connection.execute(begin)
+        except sqlite3.OperationalError as error:
+            raise StoreBusy(f"no write lock within {LOCK_TIMEOUT_S} s: {error}") from error
+        self._depth, self._writing_thread = depth + 1, threading.get_ident()
+        try:
+            yield SQLiteCursor(connection.cursor())
+            connection.execute(commit)
+        except BaseException:
+            # A failed COMMIT leaves the transaction open or already rolled back; either way it ends here.
+            if connection.in_transaction:
+                for statement in roll_back:
+                    connection.execute(statement)
+            raise
+        finally:
+            self._depth = depth
+            if depth == 0:
+                self._writing_thread = None
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[SQLiteCursor]:
+        connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
+        if connection is None:
+            connection = self._threads.reader = self._connect()
+            self._readers.append(connection)
+        if connection.in_transaction:  # a query that calls another shares its snapshot
+            yield SQLiteCursor(connection.cursor())
+            return
+        connection.execute("BEGIN")
+        try:
+            yield SQLiteCursor(connection.cursor())
+        finally:
+            connection.rollback()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT_S
+        )
+        connection.row_factory = sqlite3.Row
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise Unavailable(f"{self.path} cannot be opened in WAL mode; use a local file system")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection, of any process, has committed."""
+        with self._watching() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextmanager
+    def _watching(self) -> Iterator[sqlite3.Connection]:
+        connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
+        if connection is None:
+            connection = self._threads.reader = self._connect()
+            self._readers.append(connection)
+        yield connection
+
+    def close(self) -> None:
+        """Close every connection; nothing may be in use."""
+        super().close()
+        for connection in (*self._readers, *([self._writer] if self._writer else [])):
+            connection.close()
+        self._readers, self._writer = [], None
+
+
+class LedgerRecorder(SQLiteApplicationRecorder):
+    """Appends events with dense positions, and in the same transaction lets every projection apply them.
+
+    ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
+    ``committed`` is called after each commit with what it recorded, in order.
+    """
+
+    def __init__(
+        self,
+        datastore: LedgerDatastore,
+        *,
+        clock: Callable[[], datetime],
+        projections: Sequence[Projection] = (),
+        committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
+    ) -> None:
+        super().__init__(datastore, events_table_name="events")
+        self.store = datastore
+        self.clock = clock
+        self.projections = projections
+        self.committed = committed
+        self.mapper = LedgerMapper()
+        self._pending: list[Recorded] = []
+        self._level = 0
+
+    def construct_create_table_statements(self) -> list[str]:
+        """Our own tables instead of the library's: dense positions, triggers, commands."""
+        return list(DDL)
+
+    def create_table(self) -> None:
+        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
+        with self.store.transaction(commit=True) as c:
+            c.execute("PRAGMA user_version")
+            found = c.fetchone()[0]
+            if found > SCHEMA_VERSION:
+                raise Unavailable(
+                    f"{self.store.path} has schema {found}, this version knows {SCHEMA_VERSION}; "
+                    "upgrade the program"
+                )
+            for statement in DDL:
+                c.execute(statement)
+            for projection in self.projections:
+                for statement in projection.DDL:
+                    c.execute(statement)
+            c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[SQLiteCursor]:
+        """Hold the write lock; commit what was appended at the end, or nothing when an error leaves it.
+
+        Nested in the same thread it is a savepoint. ``committed`` runs after the outermost commit.
+        """
+        with self.store.turn:
+            before, level = len(self._pending), self._level
+            self._level += 1
+            try:
+                with self.store.transaction(commit=True) as cursor:
+                    yield cursor
+            except BaseException:
+                del self._pending[before:]
+                raise
+            finally:
+                self._level = level
+            if level == 0:
+                recorded, self._pending = self._pending, []
+                if recorded:
+                    self.committed(recorded)
+
+    def now(self, c: SQLiteCursor) -> datetime:
+        """Return the instant at which an event appended now is recorded: never before the last one."""
+        c.execute("SELECT recorded_at FROM events ORDER BY position DESC LIMIT 1")
+        row = c.fetchone()
+        last = parse_recorded_at(row[0]) if row else _BEGINNING
+        return max(self.clock(), last)
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        """Append events in a transaction of their own; return their positions."""
+        with self.transaction() as c:
+            return self._insert_events(c, stored_events, **kwargs)
+
+    def _insert_events(
+        self,
+        c: SQLiteCursor,
+        stored_events: Sequence[StoredEvent],
+        *,
+        recorded_at: datetime | None = None,
+        **_: Any,
+    ) -> Sequence[int]:
+        at = recorded_at or self.now(c)
+        c.execute("SELECT coalesce(max(position), 0) FROM events")
+        head = c.fetchone()[0]
+        positions = list(range(head + 1, head + 1 + len(stored_events)))
+        for position, stored in zip(positions, stored_events, strict=True):
+            try:
+                c.execute(
+                    "INSERT INTO events (position, stream, version, type, recorded_at, state) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        position,
+                        str(stored.originator_id),
+                        stored.originator_version,
+                        stored.topic,
+                        format_instant(at),
+                        stored.state,
+                    ),
+                )
+            except sqlite3.IntegrityError as error:
+                raise IntegrityError(error) from error
+            except sqlite3.OperationalError as error:
+                raise OperationalError(error) from error
+            if self.projections:
+                # Decoded from the bytes just written, so that a projection sees what a rebuild will.
+                recorded = self.mapper.to_domain_event(
+                    RecordedNotification(
+                        stored.originator_id,
+                        stored.originator_version,
+                        stored.topic,
+                        stored.state,
+                        position,
+                        at,
+                    )
+                )
+                for projection in self.projections:
+                    projection.apply(c, recorded)
+                self._pending.append(recorded)
+        return positions
+
+    def find_command(self, c: SQLiteCursor, operator: str, key: str) -> tuple[str, int] | None:
+        """Return the fingerprint and position of the command that used this idempotency key."""
+        c.execute(
+            "SELECT fingerprint, position FROM commands WHERE operator = ? AND idempotency_key = ?",
+            (operator, key),
+        )
+        row = c.fetchone()
+        return (row[0], row[1]) if row else None
+
+    def remember_command(
+        self, c: SQLiteCursor, operator: str, key: str, fingerprint: str, position: int
+    ) -> None:
+        """Keep what an idempotency key led to, in the transaction that recorded it."""
+        c.execute(
+            "INSERT INTO commands (operator, idempotency_key, fingerprint, position) "
+            "VALUES (?, ?, ?, ?)",
+            (operator, key, fingerprint, position),
+        )
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def select_events(
+        self,
+        originator_id: Any,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """Return the stored events of a stream, as the library's interface wants them."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream = ? AND version > ? AND version <= ? "
+                f"ORDER BY version {'DESC' if desc else 'ASC'} LIMIT ?",
+                (
+                    str(originator_id),
+                    -1 if gt is None else gt,
+                    2**62 if lte is None else lte,
+                    -1 if limit is None else limit,
+                ),
+            )
+            return [
+                StoredEvent(
+                    self.convert_originator_id(row["stream"]),
+                    row["version"],
+                    row["type"],
+                    row["state"],
+                )
+                for row in c.fetchall()
+            ]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[RecordedNotification]:
+        """Return stored events in ledger order, from and to a position."""
+        first = (start or 0) + (not inclusive_of_start)
+        topic_filter = f"AND type IN ({', '.join('?' * len(topics))}) " if topics else ""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + f"WHERE position >= ? AND position <= ? {topic_filter}"
+                "ORDER BY position LIMIT ?",
+                (first, 2**62 if stop is None else stop, *topics, limit),
+            )
+            return [
+                RecordedNotification(
+                    self.convert_originator_id(row["stream"]),
+                    row["version"],
+                    row["type"],
+                    row["state"],
+                    row["position"],
+                    parse_recorded_at(row["recorded_at"]),
+                )
+                for row in c.fetchall()
+            ]
+
+    def max_notification_id(self) -> int | None:  # type: ignore[override]
+        """Return the newest position; ``None`` when nothing is recorded."""
+        with self.store.transaction(commit=False) as c:
+            c.execute("SELECT max(position) FROM events")
+            position: int | None = c.fetchone()[0]
+            return position
+
+    @property
+    def position(self) -> int:
+        """The newest position; 0 when nothing is recorded."""
+        return self.max_notification_id() or 0
+
+    def position_at(self, known_at: datetime) -> int:
+        """Return the newest position recorded at or before an instant; 0 when there is none.
+
+        ``recorded_at`` never goes back, so a binary search over positions finds it.
+        """
+        with self.store.transaction(commit=False) as c:
+            low, high = 0, self.position
+            while low < high:
+                middle = (low + high + 1) // 2
+                c.execute("SELECT recorded_at FROM events WHERE position = ?", (middle,))
+                if parse_recorded_at(c.fetchone()[0]) <= known_at:
+                    low = middle
+                else:
+                    high = middle - 1
+            return low
+
+    def stream(self, stream: str, *, after: int = 0, until: int | None = None) -> list[Recorded]:
+        """Return the events of a stream with a version above ``after`` and a position up to ``until``."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream = ? AND version > ? AND position <= ? ORDER BY version",
+                (stream, after, 2**62 if until is None else until),
+            )
+            return [self._recorded(row) for row in c.fetchall()]
+
+    def streams(self, category: str, *, until: int | None = None) -> list[Recorded]:
+        """Return the events of every stream of a category (``group``), in ledger order."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream >= ? AND stream < ? AND position <= ? ORDER BY position",
+                (f"{category}/", f"{category}0", 2**62 if until is None else until),
+            )
+            return [self._recorded(row) for row in c.fetchall()]
+
+    def events(self, *, after: int = 0, until: int | None = None) -> Iterator[Recorded]:
+        """Yield all events in ledger order, read in batches of ``READ_BATCH``."""
+        while batch := self.select_notifications(
+            after, READ_BATCH, until, inclusive_of_start=False
+        ):
+            for notification in batch:
+                yield self.mapper.to_domain_event(notification)
+            after = batch[-1].id
+
+    def event(self, position: int) -> Recorded | None:
+        """Return the event at a position."""
+        found = self.select_notifications(position, 1, position)
+        return self.mapper.to_domain_event(found[0]) if found else None
+
+    def _recorded(self, row: sqlite3.Row) -> Recorded:
+        return self.mapper.to_domain_event(
+            RecordedNotification(
+                row["stream"],
+                row["version"],
+                row["type"],
+                row["state"],
+                row["position"],
+                parse_recorded_at(row["recorded_at"]),
+            )
+        )
