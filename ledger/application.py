@@ -12,9 +12,9 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Literal, Protocol, TypeVar, cast
 
 from ledger.domain.catalogue import Catalogue, define_group, list_resource
 from ledger.domain.errors import (
@@ -92,16 +92,19 @@ class Once:
     fingerprint: str
 
 
+Outcome = Literal["recorded", "repeated", "unchanged"]
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """What a command led to. ``recorded`` is the fact that holds now.
 
-    ``new`` is false when nothing was recorded, because the fact held already or because the same command
-    came before. ``secret`` is a key that is shown only here.
+    ``outcome`` says whether it was recorded by this command, by the same command before
+    (``repeated``), or held already (``unchanged``). ``secret`` is a key that is shown only here.
     """
 
     recorded: Recorded
-    new: bool = True
+    outcome: Outcome = "recorded"
     secret: str | None = None
 
 
@@ -189,7 +192,7 @@ class Ledger:
         by: Author,
         once: Once | None = None,
     ) -> Done:
-        """Record that a subject broke a clause of a policy (``acceptable-use@3`` or the one in force)."""
+        """Record that a subject broke a clause of a policy: a version of it or that in force."""
         policy_id, version = parse_policy_ref(policy)
 
         def decide(now: datetime) -> Event:
@@ -212,7 +215,7 @@ class Ledger:
     def overturn(
         self, violation: str, *, reason: str, by: Author, once: Once | None = None
     ) -> Done:
-        """Overturn a violation, and end every suspension that rests on overturned violations only."""
+        """Overturn a violation; end every suspension that rests on overturned violations only."""
 
         def consequences(_: Recorded, now: datetime) -> Iterator[Event]:
             for subject, suspension in self.finder.resting_on(violation):
@@ -358,7 +361,7 @@ class Ledger:
         )
 
     def serve_terms(self, suspensions: Iterable[str]) -> list[Recorded]:
-        """Record for each suspension that its term ended by itself, unless that is recorded already.
+        """Record for each suspension that its term ended by itself, unless it is recorded already.
 
         Deciding under the write lock makes it happen once, however many processes try.
         """
@@ -483,10 +486,10 @@ class Ledger:
             by=by,
             once=once,
         )
-        return Done(done.recorded, new=done.new, secret=secret if done.new else None)
+        return replace(done, secret=secret) if done.outcome == "recorded" else done
 
     def revoke_key(self, key: str, *, by: Author, once: Once | None = None) -> Done:
-        """Refuse a key from now on. Raises ``LastAdminKey`` when nobody could administer after it."""
+        """Refuse a key from now on. Raises ``LastAdminKey`` when nobody could administer then."""
 
         def decide(now: datetime) -> Event:
             operator = self._operator(self._stream_of(key, "key_").removeprefix("operator/"))
@@ -522,10 +525,10 @@ class Ledger:
                 catalogue.evolve(recorded)
             return Known(until, records, catalogue)
 
-    def policies(self) -> list[Policy]:
-        """Return every policy with its versions, by id."""
+    def policies(self, *, position: int | None = None) -> list[Policy]:
+        """Return every policy with its versions, by id, as known at a position."""
         found: dict[str, Policy] = {}
-        for recorded in self.recorder.streams("policy"):
+        for recorded in self.recorder.streams("policy", until=position):
             id_ = recorded.stream.removeprefix("policy/")
             found.setdefault(id_, Policy(id_)).evolve(recorded)
         return [found[id_] for id_ in sorted(found)]
@@ -543,13 +546,15 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            with self.recorder.transaction():
-                yield
-        except BaseException:
-            # What was folded inside may include events that are now rolled back.
-            self._folded.clear()
-            raise
+        # The turn is kept until the cache is cleared, or another thread could decide on it first.
+        with self.recorder.store.turn:
+            try:
+                with self.recorder.transaction():
+                    yield
+            except BaseException:
+                # What was folded inside may include events that are now rolled back.
+                self._folded.clear()
+                raise
 
     def _decide(
         self,
@@ -561,21 +566,23 @@ class Ledger:
     ) -> Done:
         with self._transaction():
             if once and (before := self._done_before(by, once)):
-                return Done(before, new=False)
+                return Done(before, "repeated")
             now = self._now()
             decided = decide(now)
             if isinstance(decided, Recorded):
-                return Done(decided, new=False)
-            recorded = self._append(decided, by=by, now=now)
-            if consequences:
-                for event in consequences(recorded, now):
-                    self._append(event, by=by, now=now, caused_by=recorded.position)
+                done = Done(decided, "unchanged")
+            else:
+                done = Done(self._append(decided, by=by, now=now))
+                if consequences:
+                    cause = done.recorded.position
+                    for event in consequences(done.recorded, now):
+                        self._append(event, by=by, now=now, caused_by=cause)
             if once:
                 with self.recorder.store.transaction(commit=False) as c:
                     self.recorder.remember_command(
-                        c, by.operator, once.key, once.fingerprint, recorded.position
+                        c, by.operator, once.key, once.fingerprint, done.recorded.position
                     )
-            return Done(recorded)
+            return done
 
     def _done_before(self, by: Author, once: Once) -> Recorded | None:
         with self.recorder.store.transaction(commit=False) as c:

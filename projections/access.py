@@ -1,8 +1,8 @@
 """Who may use what now, and why not?
 
-Two forms of one answer. The rows are for listing, for the past as it was known, and for a restart; they
-are written in the append transaction. The ``AccessIndex`` is in memory and answers checks; it applies
-an event once its append is committed. Both answer as ``ledger/domain/access.py`` rules.
+Two forms of one answer. The rows are for listing, for the past as it was known, and for a restart;
+they are written in the append transaction. The ``AccessIndex`` is in memory and answers checks; it
+applies an event once its append is committed. Both answer as ``ledger/domain/access.py`` rules.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class AccessRows:
     another (null: still). So a list as known at a position is a comparison, not a replay.
     """
 
-    NAME: ClassVar = "access"
-    TABLES: ClassVar = (
+    NAME: ClassVar[str] = "access"
+    TABLES: ClassVar[Sequence[str]] = (
         "access_suspensions",
         "access_terms",
         "access_selectors",
@@ -82,7 +82,7 @@ class AccessRows:
         "access_resources",
         "access_groups",
     )
-    DDL: ClassVar = (
+    DDL: ClassVar[Sequence[str]] = (
         """CREATE TABLE IF NOT EXISTS access_suspensions (
             position INTEGER PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
@@ -360,7 +360,7 @@ class AccessRows:
     def links_of(
         self, cursor: Cursor, subject: Subject, *, position: int, at: datetime
     ) -> dict[str, list[dict[str, object]]]:
-        """Return the subjects directly above (``parents``) and below (``children``) at an instant."""
+        """Return who stood directly above (``parents``) and below (``children``) at an instant."""
         answer: dict[str, list[dict[str, object]]] = {}
         for name, shown, asked in (
             ("parents", "parent", "subject"),
@@ -368,7 +368,8 @@ class AccessRows:
         ):
             cursor.execute(
                 f"SELECT {shown}, since FROM access_links WHERE {asked} = ? AND known_from <= ? "
-                "AND since <= ? AND (until IS NULL OR known_until > ? OR until > ?) ORDER BY known_from",
+                "AND since <= ? AND (until IS NULL OR known_until > ? OR until > ?) "
+                "ORDER BY known_from",
                 (subject.key, position, format_instant(at), position, format_instant(at)),
             )
             answer[name] = [
@@ -378,7 +379,7 @@ class AccessRows:
         return answer
 
     def due(self, cursor: Cursor, at: datetime, limit: int) -> list[str]:
-        """Return suspensions whose term ended by itself and is not recorded as served, oldest first."""
+        """Return suspensions whose term ended by itself, not yet recorded, oldest end first."""
         cursor.execute(
             "SELECT suspension FROM access_terms WHERE known_until IS NULL AND ended_by IS NULL "
             "AND closes_at IS NOT NULL AND closes_at <= ? ORDER BY closes_at, suspension LIMIT ?",
@@ -409,7 +410,8 @@ class AccessRows:
     ) -> list[dict[str, object]]:
         """Return suspensions as they stood at ``at``, as known at ``position``, by position.
 
-        ``model`` is a resource key; suspensions of its type and of groups that hold it now match too.
+        ``model`` is a resource key; suspensions of its type and of groups that hold it now match
+        too.
         ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``).
         """
         where = ["s.position <= ?"]
@@ -591,7 +593,7 @@ class CompiledScope:
 
 
 class Restriction:
-    """A suspension as checks need it. Times are microseconds since 1970; ``closes`` may be ``NEVER``."""
+    """A suspension as checks need it. Times are microseconds since 1970, or ``NEVER``."""
 
     __slots__ = ("clauses", "closes", "effective", "ends", "id", "position", "reason", "scope")
 
@@ -648,9 +650,10 @@ _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 class AccessIndex:
     """Answers checks at the instant of the newest event or later, from memory.
 
-    Only what can still refuse is kept: a suspension that has closed leaves the index with the next event
-    of its subject. It is read from the event loop and written by one thread at a time; each write
-    replaces a value in a dictionary, so a reader sees the old or the new one, never half of either.
+    Only what can still refuse is kept: a suspension that has closed leaves the index with the next
+    event of its subject. It is read from the event loop and written by one thread at a time; each
+    write replaces a value in a dictionary, so a reader sees the old or the new one, never half of
+    either.
     """
 
     def __init__(self, *, unknown: UnknownSubjects = "allow") -> None:
@@ -677,8 +680,9 @@ class AccessIndex:
     def load(self, cursor: Cursor, position: int, recorded_at: datetime) -> None:
         """Fill an empty index from the rows, which are those of ``position``."""
         cursor.execute(
-            "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, t.closes_at, "
-            "s.scope, s.reason, s.clauses FROM access_terms t JOIN access_suspensions s "
+            "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, "
+            "t.closes_at, s.scope, s.reason, s.clauses "
+            "FROM access_terms t JOIN access_suspensions s "
             "ON s.id = t.suspension WHERE t.known_until IS NULL "
             "AND (t.closes_at IS NULL OR t.closes_at > ?) ORDER BY s.position",
             (format_instant(recorded_at),),
@@ -834,8 +838,8 @@ class AccessIndex:
     ) -> Answer:
         """Answer whether ``subject`` (a key) may do ``action`` at ``at`` (microseconds since 1970).
 
-        An instant before the newest event is taken as that of the newest event: a clock that went back
-        must not lift a suspension that was just recorded.
+        An instant before the newest event is taken as that of the newest event: a clock that went
+        back must not lift a suspension that was just recorded.
         """
         restrictions = self._restrictions_on(subject, through)
         if not restrictions:

@@ -1,1 +1,1 @@
-"""What can happen and what may not: pure functions and frozen values, without I/O and without a clock."""
+"""What can happen and what may not: pure functions and frozen values, with no I/O and no clock."""

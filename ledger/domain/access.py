@@ -1,11 +1,11 @@
-"""The access rule: may this subject do this with this resource at this instant, and if not, why not?
+"""The access rule: may this subject do this with this resource at this instant? If not, why not?
 
 Nothing else decides access. The live index (``projections/access.py``) is a faster way to the same
 answers, and the tests hold it to this one.
 
-A suspension counts when it is in force at the instant, is recorded against the request's subject, one of
-the subjects it acts through, or any ancestor of these, and its scope covers the request. Any that
-counts refuses, and all that count are the reasons.
+A suspension counts when it is in force at the instant, is recorded against the request's subject,
+one of the subjects it acts through, or any ancestor of these, and its scope covers the request. Any
+that counts refuses, and all that count are the reasons.
 """
 
 from __future__ import annotations
@@ -100,6 +100,20 @@ def looked_at(
                 found[parent] = None
                 waiting.append(parent)
     return list(found)
+
+
+def in_force_on(
+    records: Mapping[Subject, Record], subject: Subject, at: datetime
+) -> list[Suspension]:
+    """Return all suspensions in force on a subject or an ancestor then, oldest start first."""
+    found = [
+        suspension
+        for above in looked_at((subject,), records.get, at)
+        if above in records
+        for suspension in records[above].suspensions.values()
+        if suspension.in_force(at)
+    ]
+    return sorted(found, key=lambda s: (s.event.effective_at, s.position))
 
 
 def _covers(

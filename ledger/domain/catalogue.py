@@ -1,4 +1,4 @@
-"""What access is to: the resources with their properties and actions, and the groups that name several."""
+"""What access is to: the resources with their properties and actions, and the groups of several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from ledger.domain.errors import InvalidValue
 from ledger.domain.events import GroupDefined, Recorded, ResourceListed
 from ledger.domain.history import History
-from ledger.domain.values import Properties, Resource
+from ledger.domain.values import Properties, Resource, same_properties
 
 DEFAULT_ACTION = "use"
 """The one action of a resource that was listed without any."""
@@ -53,7 +53,7 @@ class Catalogue:
         )
 
     def properties_at(self, resource: Resource, at: datetime) -> Properties:
-        """Return the recorded properties of a resource at an instant; empty when it is not listed."""
+        """Return the recorded properties of a resource at an instant; none when not listed."""
         history = self.resources.get(resource.key)
         entry = history.at(at) if history else None
         return entry.properties if entry else {}
@@ -75,16 +75,24 @@ def list_resource(
     """Decide to list a resource; ``None`` when the entry already says so."""
     chosen = tuple(dict.fromkeys(actions or (DEFAULT_ACTION,)))
     event = ResourceListed(resource=resource, properties=properties, actions=chosen)
-    return None if event == current else event
+    if (
+        current is not None
+        and current.actions == event.actions
+        and same_properties(current.properties, event.properties)
+    ):
+        return None
+    return event
 
 
 def define_group(
     current: GroupDefined | None, *, group: str, resources: tuple[Resource, ...]
 ) -> GroupDefined | None:
     """Decide what a group holds; ``None`` when it already holds just that, in whatever order."""
+    named: set[str] = set()
     for number, resource in enumerate(resources):
-        if resource in resources[:number]:
+        if resource.key in named:
             raise InvalidValue(f"{resource.key} is named twice", field=f"/resources/{number}")
-    if current and {r.key for r in current.resources} == {r.key for r in resources}:
+        named.add(resource.key)
+    if current and {r.key for r in current.resources} == named:
         return None
     return GroupDefined(group=group, resources=resources)

@@ -1,4 +1,4 @@
-"""Every refusal the ledger can make, with a stable ``code`` and a ``hint`` that says how to mend it.
+"""Every refusal the ledger can make, with a stable ``code`` and a ``hint`` how to mend it.
 
 Nothing here knows HTTP; ``ledger/service/http/problems.py`` maps the kinds to status codes, once.
 
@@ -49,10 +49,11 @@ from typing import ClassVar
 
 
 class LedgerError(Exception):
-    """A refusal: ``str(error)`` says what is wrong, ``hint`` how to mend it, ``code`` names it for machines.
+    """A refusal: ``str(error)`` says what is wrong, ``hint`` how to mend it.
 
-    ``field`` is the JSON pointer of the member at fault, where there is one (``/scope/resources/0``).
-    ``more`` holds further members that a problem document shows (for example the position that ended it).
+    ``code`` names it for machines. ``field`` is the JSON pointer of the member at fault, where
+    there is one (``/scope/resources/0``). ``more`` holds further members that a problem document
+    shows (for example the position that ended it).
     """
 
     code: ClassVar[str] = "ledger_error"
@@ -166,8 +167,8 @@ class GroundsRequired(Refused):
     code = "grounds_required"
     title = "A suspension needs grounds"
     hint = (
-        "Name the violations in grounds, or set basis to precautionary (with an end within 30 days) "
-        "or legal_order."
+        "Name the violations in grounds, or set basis to precautionary (with an end within "
+        "30 days) or legal_order."
     )
 
 
@@ -188,7 +189,7 @@ class GroundOfAnother(Refused):
 
 
 class CauseNotAllowed(Refused):
-    """This cause cannot be given for this suspension by a person."""
+    """A person cannot give this cause for this suspension."""
 
     code = "cause_not_allowed"
     title = "This cause does not fit"
@@ -327,7 +328,7 @@ class Unavailable(LedgerError):
 
 
 class Behind(Unavailable):
-    """This process has not yet applied the position that the request asks for."""
+    """The position that the request asks for is not yet applied in this process."""
 
     code = "behind"
     title = "Not yet caught up"
@@ -354,7 +355,7 @@ class UnknownFact(Unavailable):
 
 
 class TamperDetected(LedgerError):
-    """The record does not add up; ``more["position"]`` is the first bad position, where it is known."""
+    """The record does not add up; ``more["position"]`` is the first bad position, where known."""
 
     code = "tamper_detected"
     title = "The record does not add up"

@@ -1,4 +1,4 @@
-"""The facts: every type of event, what its members mean, and the sentence in which a person reads it.
+"""The facts: every type of event, what its members mean, and the sentence that a person reads.
 
 An event is never edited and its bytes are kept for ever. A changed meaning is a new type; a changed
 shape is a new schema version with an upcaster; a wrong fact is corrected by another fact.
@@ -55,7 +55,7 @@ def _day(instant: datetime) -> str:
 
 
 class Event(Value):
-    """A fact. Subclasses set ``TYPE`` (stable for ever) and ``SCHEMA`` (the version of their shape)."""
+    """A fact. Subclasses set ``TYPE`` (stable for ever) and ``SCHEMA`` (version of their shape)."""
 
     TYPE: ClassVar[str]
     SCHEMA: ClassVar[int] = 1
@@ -194,7 +194,7 @@ class WarningIssued(SubjectEvent):
 
 
 class SubjectSuspended(SubjectEvent):
-    """A scope is refused to a subject and all below it, from ``effective_at`` until before ``ends_at``."""
+    """A scope is refused to a subject and all below, from ``effective_at`` until ``ends_at``."""
 
     TYPE = "subject.suspended"
     suspension: Identifier

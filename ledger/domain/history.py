@@ -12,8 +12,8 @@ T = TypeVar("T")
 class History(Generic[T]):
     """The values that a thing has had, in the order in which they were set.
 
-    Setting is in time order (``recorded_at`` never goes back), so the value that held at an instant is
-    the last one set at or before it.
+    Setting is in time order (``recorded_at`` never goes back), so the value that held at an instant
+    is the last one set at or before it.
     """
 
     __slots__ = ("_instants", "_values")

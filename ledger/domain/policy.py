@@ -81,7 +81,8 @@ class Policy:
         """Decide to publish the next version; ``None`` when it would say what the newest says.
 
         Only the first version may be in force from before now: a rulebook is older than its ledger,
-        but no later version may judge what was done under the one before. Raises ``EffectiveInPast``.
+        but no later version may judge what was done under the one before.
+        Raises ``InvalidValue``, ``EffectiveInPast``.
         """
         ids = [clause.id for clause in clauses]
         for number, clause_id in enumerate(ids):

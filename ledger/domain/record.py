@@ -68,6 +68,7 @@ from ledger.domain.values import (
     Subject,
     end_after,
     format_instant,
+    same_properties,
 )
 
 SuspensionState = Literal["scheduled", "in_force", "ended", "cancelled"]
@@ -97,7 +98,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ended a suspension for good: ``position`` and ``cause`` (``cancelled``, or a reinstatement's)."""
+    """What ended a suspension for good; ``cause`` is ``cancelled`` or that of a reinstatement."""
 
     position: int
     at: datetime
@@ -138,7 +139,7 @@ class Suspension:
         return self.ended.at if term is None else min(term, self.ended.at)
 
     def in_force(self, at: datetime) -> bool:
-        """Tell whether it counts at an instant: from ``effective_at`` until before ``closes_at``."""
+        """Tell whether it counts at an instant: from ``effective_at`` to before ``closes_at``."""
         closes = self.closes_at
         return self.event.effective_at <= at and (closes is None or at < closes)
 
@@ -152,7 +153,7 @@ class Suspension:
         return "ended" if closes is not None and closes <= at else "scheduled"
 
     def waits_for_review(self, at: datetime, *, ground_fell: bool) -> bool:
-        """Tell whether a person should look: a ground was overturned, or an ``on_review`` term is over."""
+        """Tell whether a person should look: a ground fell, or an ``on_review`` term is over."""
         if self.state(at) not in ("in_force", "scheduled"):
             return False
         return ground_fell or (self.ends_at is not None and self.ends_at <= at)
@@ -182,7 +183,7 @@ class Suspension:
         }
 
     def refuse_if_ended(self, now: datetime) -> None:
-        """Raise ``AlreadyEnded``, naming the fact that ended it, unless it is scheduled or in force."""
+        """Raise ``AlreadyEnded``, with the fact that ended it, unless scheduled or in force."""
         if self.ended is not None:
             raise AlreadyEnded(
                 f"suspension {self.id} ended on {format_instant(self.ended.at)} "
@@ -311,9 +312,11 @@ class Record:
 
     def register(self, *, properties: Properties) -> SubjectRegistered | None:
         """Decide to make the subject known; ``None`` when it is, with these properties."""
-        if self.registered is not None and self.properties.latest == properties:
+        event = SubjectRegistered(subject=self.subject, properties=properties)
+        latest = self.properties.latest
+        if latest is not None and same_properties(latest, event.properties):
             return None
-        return SubjectRegistered(subject=self.subject, properties=properties)
+        return event
 
     def link(
         self, *, parent: Subject, above_parent: Mapping[Subject, int], below: int, now: datetime
@@ -437,8 +440,8 @@ class Record:
     ) -> SubjectSuspended:
         """Decide to refuse a scope to the subject. Suspensions may overlap; each stands alone.
 
-        Raises ``TermRequired``, ``EndTooFar``, ``EffectiveInPast``, ``EndInPast``, ``GroundsRequired``,
-        ``GroundOverturned``, ``GroundOfAnother``.
+        Raises ``TermRequired``, ``EndTooFar``, ``EffectiveInPast``, ``EndInPast``,
+        ``GroundsRequired``, ``GroundOverturned``, ``GroundOfAnother``.
         """
         start = effective_at or now
         end = _end_of_term(start, duration, ends_at, indefinite=indefinite)
@@ -544,7 +547,8 @@ class Record:
         """Decide that a person ends a suspension that is scheduled or in force.
 
         ``effective_at`` may lie in the past where the suspension should not have held (``error``,
-        ``violation_overturned``, ``legal_order``): a correction of what was in force, known from now.
+        ``violation_overturned``, ``legal_order``): a correction of what was in force, known from
+        now.
         Raises ``NotFound``, ``AlreadyEnded``, ``CauseNotAllowed``, ``InvalidValue``.
         """
         current = self.suspension(suspension)
@@ -574,7 +578,7 @@ class Record:
     def serve_term(
         self, *, suspension: str, reinstatement: str, now: datetime
     ) -> SubjectReinstated | None:
-        """Decide to record that a term ended by itself; ``None`` when it did not, or is recorded."""
+        """Decide to record that a term ended by itself; ``None``: it did not, or is recorded."""
         current = self.suspensions.get(suspension)
         if (
             current is None

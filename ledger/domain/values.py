@@ -1,4 +1,4 @@
-"""The words the facts are made of: subjects, resources, scopes, conditions, durations, and their limits.
+"""The words the facts are made of: subjects, resources, scopes, conditions, durations, limits.
 
 Identifiers are compared byte for byte, so nothing here normalises: what is not already in the one
 allowed form is refused, or two different people could become one.
@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -23,8 +23,6 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     StrictBool,
-    StrictFloat,
-    StrictInt,
     StringConstraints,
     Tag,
     WithJsonSchema,
@@ -50,6 +48,7 @@ CONDITIONS_MAX: Final = 20  # all of them are tried on every check
 CONDITION_VALUES_MAX: Final = 100  # values of one condition
 GROUP_RESOURCES_MAX: Final = 1_000  # one fact must hold the whole group
 PROPERTIES_MAX: Final = 64  # recorded properties of one subject or resource
+NUMBER_MAX: Final = 2**53  # beyond it two JSON numbers may become one; NaN and Infinity are none
 PROPERTY_TEXT_MAX: Final = 1_000  # a property is a label or a status, not a document
 EVENT_BYTES_MAX: Final = (
     60 * 1024
@@ -166,18 +165,47 @@ ClauseText = Annotated[
     StringConstraints(strict=True, min_length=1, max_length=CLAUSE_TEXT_MAX),
     AfterValidator(_plain_text),
 ]
-PropertyText = Annotated[
-    str,
-    StringConstraints(strict=True, min_length=1, max_length=PROPERTY_TEXT_MAX),
-    AfterValidator(_plain_text),
-]
 Uri = Annotated[
     str,
     StringConstraints(strict=True, min_length=1, max_length=URI_MAX),
     AfterValidator(_plain_text),
 ]
 
-Scalar = StrictBool | StrictInt | StrictFloat | PropertyText
+
+def scalar(raw: object) -> object:
+    """Return ``raw`` when a property may hold it, else raise ``ValueError``.
+
+    A number stays within 2^53, beyond which JSON readers disagree about its value (RFC 7493).
+    """
+    if isinstance(raw, str):
+        if not 0 < len(raw) <= PROPERTY_TEXT_MAX:
+            raise ValueError(f"a text must have 1 to {PROPERTY_TEXT_MAX} characters")
+        if any(unicodedata.category(char) == "Cs" for char in raw):
+            raise ValueError("must be valid UTF-8 without lone surrogates")
+        return _plain_text(raw)
+    if isinstance(raw, int | float) and not -NUMBER_MAX <= raw <= NUMBER_MAX:
+        raise ValueError(f"must be a number between -{NUMBER_MAX} and {NUMBER_MAX}")
+    if not isinstance(raw, bool | int | float):
+        raise ValueError("must be a text, a number, true or false")  # noqa: TRY004
+    return raw
+
+
+def _property_value(raw: object) -> object:
+    if not isinstance(raw, list | tuple):
+        return scalar(raw)
+    if len(raw) > CONDITION_VALUES_MAX:
+        raise ValueError(f"must have at most {CONDITION_VALUES_MAX} values")
+    return tuple(scalar(value) for value in raw)
+
+
+_SCALAR_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": PROPERTY_TEXT_MAX},
+        {"type": "number", "minimum": -NUMBER_MAX, "maximum": NUMBER_MAX},
+        {"type": "boolean"},
+    ]
+}
+Scalar = Annotated[object, PlainValidator(scalar), WithJsonSchema(_SCALAR_SCHEMA)]
 """What a property or a condition may hold: a text, a number or a truth value."""
 
 Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
@@ -189,7 +217,8 @@ Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$"
 def parse_instant(raw: object) -> datetime:
     """Return the UTC instant of an RFC 3339 timestamp (or of an aware ``datetime``).
 
-    Digits beyond microseconds are cut. Raises ``ValueError`` for anything else, so for a 30 February.
+    Digits beyond microseconds are cut. Raises ``ValueError`` for anything else, so for a 30
+    February.
     """
     if isinstance(raw, datetime):
         if raw.tzinfo is None:
@@ -235,14 +264,17 @@ Duration = Annotated[
 def end_after(start: datetime, length: str) -> datetime:
     """Return ``start`` plus an ISO 8601 duration, by the calendar, in UTC.
 
-    Years and months first, with the day clamped to the month's last; then days and time, always from
-    ``start``: P2M from 31 December ends on 28 or 29 February. Raises ``EndTooFar`` past year 9999.
+    Years and months first, with the day clamped to the month's last; then days and time, always
+    from ``start``: P2M from 31 December ends on 28 or 29 February. Raises ``EndTooFar`` past year
+    9999.
     """
     try:
         delta = ItemizedDelta.parse_iso(length)
         return ZonedDateTime(start.astimezone(_UTC_ZONE)).add(delta).to_stdlib().astimezone(UTC)
     except ValueError as error:
-        raise EndTooFar(f"{length} after {format_instant(start)} is beyond the calendar") from error
+        raise EndTooFar(
+            f"{length} after {format_instant(start)} is beyond the calendar", field="/duration"
+        ) from error
 
 
 # --- subjects, resources, scopes ------------------------------------------------------------------
@@ -315,16 +347,16 @@ class ResourcesOfType(Value):
 def _selector_kind(raw: object) -> str:
     """Tell which selector is meant, so that an error speaks of that one only."""
     if isinstance(raw, ResourcesOfGroup) or (isinstance(raw, Mapping) and "group" in raw):
-        return "group"
+        return "[group]"
     if isinstance(raw, OneResource) or (isinstance(raw, Mapping) and "id" in raw):
-        return "resource"
-    return "type"
+        return "[resource]"
+    return "[type]"
 
 
 Selector = Annotated[
-    Annotated[OneResource, Tag("resource")]
-    | Annotated[ResourcesOfGroup, Tag("group")]
-    | Annotated[ResourcesOfType, Tag("type")],
+    Annotated[OneResource, Tag("[resource]")]
+    | Annotated[ResourcesOfGroup, Tag("[group]")]
+    | Annotated[ResourcesOfType, Tag("[type]")],
     Discriminator(_selector_kind),
 ]
 
@@ -333,8 +365,8 @@ class Condition(Value):
     """A demand on one property of the request; exactly one operator.
 
     ``in`` holds when the property has one of the values (or, being a list, holds one of them);
-    ``not_in`` holds when ``in`` does not, so also when the property is absent; ``exists`` holds when
-    the property is there, or with ``false`` when it is not.
+    ``not_in`` holds when ``in`` does not, so also when the property is absent; ``exists`` holds
+    when the property is there, or with ``false`` when it is not.
     """
 
     attribute: Annotated[
@@ -358,7 +390,7 @@ class Condition(Value):
         return self
 
     def holds(self, properties: Mapping[str, Mapping[str, object]]) -> bool:
-        """Tell whether the demand is met; ``properties`` maps subject, resource, action to theirs."""
+        """Tell whether the demand is met by the properties of subject, resource and action."""
         entity, _, name = self.attribute.split(".", 2)
         present = name in properties[entity]
         if self.exists is not None:
@@ -376,7 +408,7 @@ def same(left: object, right: object) -> bool:
 
 
 class Scope(Value):
-    """What a suspension refuses: resources, actions (``None``: all), under conditions (all must hold)."""
+    """What a suspension refuses: resources, actions (``None``: all), while all conditions hold."""
 
     resources: Annotated[tuple[Selector, ...], Field(min_length=1, max_length=SCOPE_RESOURCES_MAX)]
     actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=ACTIONS_MAX)] | None = None
@@ -399,8 +431,24 @@ class Scope(Value):
 
 
 PropertyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-PropertyValue = Scalar | Annotated[tuple[Scalar, ...], Field(max_length=CONDITION_VALUES_MAX)]
+PropertyValue = Annotated[
+    object,
+    PlainValidator(_property_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *_SCALAR_SCHEMA["anyOf"],
+                {"type": "array", "maxItems": CONDITION_VALUES_MAX, "items": _SCALAR_SCHEMA},
+            ]
+        }
+    ),
+]
 Properties = Annotated[dict[PropertyName, PropertyValue], Field(max_length=PROPERTIES_MAX)]
+
+
+def same_properties(left: Properties, right: Properties) -> bool:
+    """Tell whether properties would be recorded alike, in whatever order: ``true`` is not ``1``."""
+    return sorted(map(repr, left.items())) == sorted(map(repr, right.items()))
 
 
 class Evidence(Value):
@@ -469,9 +517,10 @@ _BASE32: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, in the order
 
 
 def sortable_id(prefix: str, at: datetime, entropy: bytes) -> str:
-    """Return ``prefix_`` and 26 characters that sort by time: 48 bits of milliseconds, 80 of entropy.
+    """Return ``prefix_`` and 26 characters that sort by time: 48 bits of it, 80 of entropy.
 
-    The layout is that of a ULID (github.com/ulid/spec), in lower case. ``entropy`` has 10 bytes.
+    The layout is that of a ULID (github.com/ulid/spec), in lower case: milliseconds, then
+    ``entropy``, which has 10 bytes.
     """
     number = int(at.timestamp() * 1000) << 80 | int.from_bytes(entropy)
     return f"{prefix}_" + "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))

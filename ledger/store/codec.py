@@ -1,7 +1,8 @@
 """Events to canonical bytes and back, on the mapper of the ``eventsourcing`` library.
 
-The stored state of an event is JSON with sorted names and no white space, in UTF-8: its ``data``, its
-``schema`` version, and who acted (``operator``, ``on_behalf_of``, ``request_id``, ``caused_by``).
+The stored state of an event is JSON with sorted names and no white space, in UTF-8: its ``data``,
+its ``schema`` version, and who acted (``operator``, ``on_behalf_of``, ``request_id``,
+``caused_by``).
 Position, stream, version, type and ``recorded_at`` stand beside it. The library's own mapper stores
 module paths and imports what it reads; ours has a closed registry of stable types instead.
 """
@@ -101,9 +102,7 @@ def decode(
     ``TamperDetected`` for bytes that no version of it can have written.
     """
     try:
-        envelope = orjson.loads(state)
-        if set(envelope) != _ENVELOPE:
-            raise ValueError("the envelope has other members")
+        envelope = _envelope(state)
         event_type = EVENT_TYPES.get((type_, envelope["schema"]))
         if event_type is None:
             raise UnknownFact(
@@ -118,6 +117,13 @@ def decode(
             f"event {position} ({type_}) cannot be read: {error}", position=position
         ) from error
     return Recorded(position, stream, version, recorded_at, author, envelope["caused_by"], event)
+
+
+def _envelope(state: bytes) -> dict[str, Any]:
+    envelope = orjson.loads(state)
+    if not isinstance(envelope, dict) or set(envelope) != _ENVELOPE:
+        raise ValueError("the envelope has other members")
+    return envelope
 
 
 def parse_recorded_at(text: str) -> datetime:

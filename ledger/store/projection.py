@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from eventsourcing.persistence import Cursor
 
@@ -18,9 +18,9 @@ class Projection(Protocol):
     ``NAME`` is a deployed identity and never changes.
     """
 
-    NAME: str
-    TABLES: Sequence[str]
-    DDL: Sequence[str]
+    NAME: ClassVar[str]
+    TABLES: ClassVar[Sequence[str]]
+    DDL: ClassVar[Sequence[str]]
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""

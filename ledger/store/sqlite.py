@@ -1,8 +1,9 @@
-"""The recorder on SQLite: an append-only table of events, one writer at a time, nothing half written.
+"""The recorder on SQLite: an append-only table, one writer at a time, nothing half written.
 
-Facts this file relies on: in WAL mode with ``synchronous=FULL`` a commit is on disk when it returns;
-``BEGIN IMMEDIATE`` takes the one write lock, across processes too, so whatever is read after it is
-still true at the commit; ``PRAGMA data_version`` changes when another connection has committed.
+Facts this file relies on: in WAL mode with ``synchronous=FULL`` a commit is on disk when it
+returns; ``BEGIN IMMEDIATE`` takes the one write lock, across processes too, so whatever is read
+after it is still true at the commit; ``PRAGMA data_version`` changes when another connection has
+committed.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ DDL: Final = (
     """CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
         WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
         BEGIN SELECT raise(ABORT, 'positions have no gap'); END""",
+    # INSERT OR REPLACE would delete the event in its way without asking the trigger for deletes.
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_replaced BEFORE INSERT ON events
+        WHEN EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version)
+        BEGIN SELECT raise(ABORT, 'events are never replaced'); END""",
     """CREATE TRIGGER IF NOT EXISTS events_are_never_changed BEFORE UPDATE ON events
         BEGIN SELECT raise(ABORT, 'events are never changed'); END""",
     """CREATE TRIGGER IF NOT EXISTS events_are_never_deleted BEFORE DELETE ON events
@@ -68,9 +73,10 @@ class LedgerDatastore(SQLiteDatastore):
     committed together are still refused one by one.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         super().__init__(str(path), originator_id_type="text")
         self.path = str(path)
+        self.lock_timeout_s = lock_timeout_s
         self.turn = threading.RLock()
         self._writer: sqlite3.Connection | None = None
         self._writing_thread: int | None = None
@@ -83,7 +89,7 @@ class LedgerDatastore(SQLiteDatastore):
         """Yield a cursor in a transaction: a snapshot to read from, or the write lock.
 
         Reading inside a write transaction of the same thread sees what that transaction wrote.
-        Raises ``StoreBusy`` when the write lock cannot be had in ``LOCK_TIMEOUT_S``.
+        Raises ``StoreBusy`` when the write lock cannot be had in ``lock_timeout_s``.
         """
         if commit:
             with self.turn, self._write() as cursor:
@@ -109,16 +115,19 @@ class LedgerDatastore(SQLiteDatastore):
                 (f"ROLLBACK TO command_{depth}", f"RELEASE command_{depth}"),
             )
         )
+        if depth and not connection.in_transaction:
+            # The disk was full, say, and all is rolled back: what comes now must not stand alone.
+            raise Unavailable("the transaction was rolled back by the database")
         try:
             connection.execute(begin)
         except sqlite3.OperationalError as error:
-            raise StoreBusy(f"no write lock within {LOCK_TIMEOUT_S} s: {error}") from error
+            raise StoreBusy(f"no write lock within {self.lock_timeout_s} s: {error}") from error
         self._depth, self._writing_thread = depth + 1, threading.get_ident()
         try:
             yield SQLiteCursor(connection.cursor())
             connection.execute(commit)
         except BaseException:
-            # A failed COMMIT leaves the transaction open or already rolled back; either way it ends here.
+            # A failed COMMIT leaves the transaction open or already rolled back; it ends here.
             if connection.in_transaction:
                 for statement in roll_back:
                     connection.execute(statement)
@@ -145,7 +154,7 @@ class LedgerDatastore(SQLiteDatastore):
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT_S
+            self.path, isolation_level=None, check_same_thread=False, timeout=self.lock_timeout_s
         )
         connection.row_factory = sqlite3.Row
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
@@ -176,7 +185,7 @@ class LedgerDatastore(SQLiteDatastore):
 
 
 class LedgerRecorder(SQLiteApplicationRecorder):
-    """Appends events with dense positions, and in the same transaction lets every projection apply them.
+    """Appends events with dense positions; every projection applies them in the same transaction.
 
     ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
     ``committed`` is called after each commit with what it recorded, in order.
@@ -224,7 +233,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
 
     @contextmanager
     def transaction(self) -> Iterator[SQLiteCursor]:
-        """Hold the write lock; commit what was appended at the end, or nothing when an error leaves it.
+        """Hold the write lock; commit what was appended at the end, or nothing after an error.
 
         Nested in the same thread it is a savepoint. ``committed`` runs after the outermost commit.
         """
@@ -245,7 +254,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                     self.committed(recorded)
 
     def now(self, c: SQLiteCursor) -> datetime:
-        """Return the instant at which an event appended now is recorded: never before the last one."""
+        """Return the instant at which an event appended now is recorded: never before the last."""
         c.execute("SELECT recorded_at FROM events ORDER BY position DESC LIMIT 1")
         row = c.fetchone()
         last = parse_recorded_at(row[0]) if row else _BEGINNING
@@ -289,7 +298,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
             except sqlite3.OperationalError as error:
                 raise OperationalError(error) from error
             if self.projections:
-                # Decoded from the bytes just written, so that a projection sees what a rebuild will.
+                # Decoded from the bytes just written: a projection sees what a rebuild will.
                 recorded = self.mapper.to_domain_event(
                     RecordedNotification(
                         stored.originator_id,
@@ -416,7 +425,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
             return low
 
     def stream(self, stream: str, *, after: int = 0, until: int | None = None) -> list[Recorded]:
-        """Return the events of a stream with a version above ``after`` and a position up to ``until``."""
+        """Return a stream's events of versions above ``after`` and positions up to ``until``."""
         with self.store.transaction(commit=False) as c:
             c.execute(
                 _SELECT + "WHERE stream = ? AND version > ? AND position <= ? ORDER BY version",
@@ -446,6 +455,15 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         """Return the event at a position."""
         found = self.select_notifications(position, 1, position)
         return self.mapper.to_domain_event(found[0]) if found else None
+
+    def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
+        """Return the events at positions, in the order of ``positions``; each must exist."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions
+            )
+            found = {row["position"]: self._recorded(row) for row in c.fetchall()}
+            return [found[position] for position in positions]
 
     def _recorded(self, row: sqlite3.Row) -> Recorded:
         return self.mapper.to_domain_event(

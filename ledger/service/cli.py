@@ -1,0 +1,346 @@
+"""The command line: ``compliance-ledger init | serve | demo | rebuild | keys``.
+
+Exit codes: 0 done; 1 the ledger refused or something differs; 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import orjson
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ledger.domain.errors import InvalidValue, LedgerError
+from ledger.domain.values import Role, format_instant, parse_instant
+from ledger.service.settings import Settings
+
+if TYPE_CHECKING:
+    from ledger.service.wiring import Service
+
+DEMO_FOLDER: Final = Path("var/demo")
+FIRST_OPERATOR: Final = "admin"
+KEEP_ALIVE_S: Final = 75  # longer than the idle time of common proxies, so that they close first
+DRAIN_S: Final = 30  # how long open requests may take once the service is told to stop
+
+app = typer.Typer(
+    name="compliance-ledger",
+    help="Who may use which AI model, why not, who decided it, and a record nobody can edit.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+keys = typer.Typer(help="Issue, list and revoke the keys of operators.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")
+]
+
+
+def main() -> None:
+    """Run the command line; a refusal is one sentence and a hint, not a traceback."""
+    try:
+        app()
+    except LedgerError as error:
+        err.print(f"compliance-ledger: {error}", markup=False)
+        if error.hint:
+            err.print(error.hint, markup=False)
+        raise SystemExit(1) from None
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [
+            f"LEDGER_{'_'.join(str(part) for part in fault['loc']).upper()}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
+        raise InvalidValue("; ".join(lines)) from None
+
+
+@contextmanager
+def _existing(settings: Settings) -> Iterator[Service]:
+    from ledger.service.wiring import build
+
+    if not settings.database_path.exists():
+        raise InvalidValue(
+            f"{settings.database_path} does not exist; run compliance-ledger init first"
+        )
+    service = build(settings)
+    try:
+        yield service
+    finally:
+        service.recorder.store.close()
+
+
+def _print_json(value: object) -> None:
+    typer.echo(orjson.dumps(value).decode())
+
+
+# --- init and serve -------------------------------------------------------------------------------
+
+
+@app.command()
+def init(as_json: AsJson = False) -> None:
+    """Make the database, open the ledger, and print the first admin key, once."""
+    settings = _settings()
+    key = _open_ledger(settings)
+    if as_json:
+        _print_json(
+            {
+                "database": str(settings.database_path.absolute()),
+                "origin": settings.origin,
+                "admin_key": key,
+            }
+        )
+        return
+    out.print(f"Opened the ledger {settings.origin} in {settings.database_path.absolute()}.")
+    out.print(f"The admin key, shown only now: {key}", markup=False)
+    out.print("Next: compliance-ledger serve")
+
+
+def _open_ledger(settings: Settings) -> str:
+    from ledger.application import SYSTEM_AUTHOR
+    from ledger.service.wiring import build
+
+    service = build(settings)
+    try:
+        with service.ledger.together():
+            service.ledger.open(settings.origin)
+            service.ledger.enroll(FIRST_OPERATOR, role=Role.ADMIN, by=SYSTEM_AUTHOR)
+            done = service.ledger.issue_key(FIRST_OPERATOR, label="the first key", by=SYSTEM_AUTHOR)
+    finally:
+        service.recorder.store.close()
+    assert done.secret is not None
+    return done.secret
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve.")] = 1,
+) -> None:
+    """Serve the ledger over HTTP."""
+    settings = _settings()
+    _check_host(host)
+    with _existing(settings) as service:
+        if not service.recorder.position:
+            raise InvalidValue(
+                f"{settings.database_path} holds no ledger; run compliance-ledger init first"
+            )
+    _run_server(host, port, workers)
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if host != "localhost":
+            raise InvalidValue(f"--host {host!r} is no address; use 127.0.0.1 or 0.0.0.0") from None
+
+
+def _run_server(host: str, port: int, workers: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        "ledger.service.cli:asgi",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+
+
+def asgi() -> Any:
+    """Build the application from the settings of the environment, in each serving process."""
+    from ledger.service.http.app import create_app
+    from ledger.service.wiring import build
+
+    return create_app(build(_settings()))
+
+
+@app.command()
+def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
+    """Open a throw-away ledger under var/demo, tell the founding story in it, and serve it."""
+    from ledger.service.story import tell
+
+    _check_host(host)
+    shutil.rmtree(DEMO_FOLDER, ignore_errors=True)
+    database = DEMO_FOLDER / "ledger.db"
+    os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{database}"
+    os.environ["LEDGER_ORIGIN"] = "demo.localhost"
+    told = tell(_settings())
+    url = f"http://{host}:{port}"
+    out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
+    for role, key in told.keys.items():
+        out.print(f"  {role:<9} {key}", markup=False)
+    (DEMO_FOLDER / "keys.json").write_bytes(orjson.dumps(told.keys))
+    (DEMO_FOLDER / "keys.json").chmod(0o600)
+    out.print("\nTry:", markup=False)
+    for line in told.examples(url):
+        out.print(f"  {line}\n", markup=False)
+    out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
+    _run_server(host, port, 1)
+
+
+# --- rebuild --------------------------------------------------------------------------------------
+
+
+@app.command()
+def rebuild(
+    as_json: AsJson = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare only; leave the live rows as they are.")
+    ] = False,
+) -> None:
+    """Rebuild every projection from the events and compare it with what is live.
+
+    Exits with 1 when something differed; without --check the live rows are then replaced.
+    """
+    from ledger.store.replay import rebuild as rebuild_projections
+
+    with _existing(_settings()) as service, Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("rebuilding", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        found = rebuild_projections(service.recorder, repair=not check, progress=progress)
+    differing = [difference.table for difference in found.differences]
+    if as_json:
+        _print_json(
+            {
+                "events": found.events,
+                "differences": [
+                    {
+                        "projection": difference.projection,
+                        "table": difference.table,
+                        "missing": [list(map(str, row)) for row in difference.missing],
+                        "extra": [list(map(str, row)) for row in difference.extra],
+                    }
+                    for difference in found.differences
+                ],
+                "repaired": bool(differing) and not check,
+            }
+        )
+    elif differing:
+        for difference in found.differences:
+            out.print(
+                f"{difference.table}: {len(difference.missing)} rows missing, "
+                f"{len(difference.extra)} rows that no event accounts for"
+            )
+        out.print("The live rows were replaced." if not check else "Nothing was changed.")
+    else:
+        out.print(f"{found.events} events; every projection is what they say.")
+    if differing:
+        raise typer.Exit(1)
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def _expiry(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise InvalidValue(f"--expires-at {error}") from None
+
+
+@keys.command("issue")
+def issue_key(
+    operator: Annotated[str, typer.Argument(help="The operator that gets the key.")],
+    role: Annotated[
+        Role | None, typer.Option(help="Enroll the operator in this role first.")
+    ] = None,
+    expires_at: Annotated[str | None, typer.Option(help="An RFC 3339 instant.")] = None,
+    label: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Issue a key, straight in the database: for the day the last admin key is lost."""
+    from ledger.application import SYSTEM_AUTHOR
+
+    with _existing(_settings()) as service:
+        with service.ledger.together():
+            if role is not None:
+                service.ledger.enroll(operator, role=role, by=SYSTEM_AUTHOR)
+            done = service.ledger.issue_key(
+                operator, expires_at=_expiry(expires_at), label=label, by=SYSTEM_AUTHOR
+            )
+    if as_json:
+        _print_json({"id": done.recorded.event.about, "operator": operator, "key": done.secret})
+    else:
+        out.print(f"Key {done.recorded.event.about} of {operator}, shown only now:", markup=False)
+        out.print(str(done.secret), markup=False)
+
+
+@keys.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List operators and their keys; never a key itself."""
+    with _existing(_settings()) as service, service.reading() as (c, _):
+        found: list[Any] = service.operators.operators(c, after="", limit=100_000)
+        now = service.clock()
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("operator", "role", "key", "label", "state")
+    for operator in found:
+        for key in operator["keys"] or [None]:
+            described = ("", "", "") if key is None else _describe(key, now)
+            table.add_row(operator["id"], operator["role"], *described)
+    out.print(table)
+
+
+def _describe(key: dict[str, Any], now: datetime) -> tuple[str, str, str]:
+    state = "usable"
+    if key["revoked_at"]:
+        state = f"revoked {key['revoked_at'][:16]}"
+    elif key["expires_at"]:
+        expired = key["expires_at"] <= format_instant(now)
+        state = f"{'expired' if expired else 'usable until'} {key['expires_at'][:16]}"
+    return key["id"], key["label"] or "", state
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The id of the key, like key_01…")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a key; every serving process refuses it within a second."""
+    from ledger.application import SYSTEM_AUTHOR
+
+    with _existing(_settings()) as service:
+        done = service.ledger.revoke_key(key, by=SYSTEM_AUTHOR)
+    if as_json:
+        _print_json({"id": key, "position": done.recorded.position})
+    else:
+        out.print(f"Revoked {key}.", markup=False)

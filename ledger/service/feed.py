@@ -1,0 +1,139 @@
+"""Keeps what is in memory at the newest position: this process's writes at once, others' within 50 ms.
+
+A follower sees every event once, in order. When one fails, the feed stops and says so: from then on
+nothing in memory may be trusted to be current, and checks must not be answered from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from ledger.domain.errors import Behind, LedgerError, Unavailable
+from ledger.domain.events import Recorded
+from ledger.store.sqlite import LedgerRecorder
+
+POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
+MIN_POSITION_WAIT_S: Final = 2.0  # how long a request waits to have applied Ledger-Min-Position
+
+log = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """Something in memory that takes in every event."""
+
+    def apply(self, recorded: Recorded) -> None:
+        """Take in the next event."""
+
+
+class Feed:
+    """Applies committed events to followers, in order, whoever committed them."""
+
+    def __init__(self, recorder: LedgerRecorder, followers: Sequence[Follower]) -> None:
+        self._recorder = recorder
+        self._followers = followers
+        self._applying = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self.position = 0
+        self.failure: Exception | None = None
+
+    def start(self, position: int) -> None:
+        """Begin at ``position``, which the followers have been loaded from, and watch for commits."""
+        self.position = position
+        self._recorder.committed = self.committed
+        self._thread = threading.Thread(target=self._watch, name="feed", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def committed(self, recorded: Sequence[Recorded]) -> None:
+        """Apply what this process has just committed, after anything that others committed before."""
+        with self._applying:
+            if recorded[0].position == self.position + 1:
+                self._apply(recorded)
+            else:
+                self._catch_up()
+        self._wake()
+
+    def catch_up(self) -> None:
+        """Apply everything committed so far."""
+        with self._applying:
+            self._catch_up()
+        self._wake()
+
+    def _catch_up(self) -> None:
+        self._apply(self._recorder.events(after=self.position))
+
+    def _apply(self, events: Iterable[Recorded]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            for recorded in events:
+                for follower in self._followers:
+                    follower.apply(recorded)
+                self.position = recorded.position
+        except Exception as error:
+            # The event is committed, so it cannot be refused any more; what is in memory is stale for good.
+            self.failure = error
+            log.exception("following stopped after position %d", self.position)
+
+    def _watch(self) -> None:
+        seen = -1
+        while not self._stop.wait(POLL_INTERVAL_S):
+            try:
+                version = self._recorder.store.data_version()
+                if version != seen:
+                    self.catch_up()
+                    seen = version
+            except Exception as error:
+                self.failure = error
+                log.exception("watching the store failed")
+                return
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    def require_current(self) -> None:
+        """Raise ``Unavailable`` when what is in memory cannot be trusted."""
+        if self.failure is not None:
+            hint = self.failure.hint if isinstance(self.failure, LedgerError) else ""
+            raise Unavailable(
+                f"this process stopped following the ledger after position {self.position}: "
+                f"{self.failure}. {hint}".rstrip()
+            )
+
+    async def wait_for(self, position: int) -> None:
+        """Return when ``position`` is applied; raise ``Behind`` after ``MIN_POSITION_WAIT_S``."""
+        if self.position >= position:
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((position, loop, future))
+        self._wake()  # it may have been applied between the two lines above
+        try:
+            await asyncio.wait_for(future, MIN_POSITION_WAIT_S)
+        except TimeoutError:
+            raise Behind(f"position {position} is asked for, {self.position} is applied") from None
+
+    def _wake(self) -> None:
+        for waiter in list(self._waiting):
+            position, loop, future = waiter
+            if future.done() or self.position >= position:
+                with contextlib.suppress(ValueError):  # another thread took it out
+                    self._waiting.remove(waiter)
+                with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+                    loop.call_soon_threadsafe(_finish, future)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

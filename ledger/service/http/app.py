@@ -1,0 +1,147 @@
+"""The application: every route, what wraps them, and the OpenAPI document."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ledger.domain.errors import LedgerError
+from ledger.service.http import (
+    access,
+    catalogue,
+    conduct,
+    events,
+    health,
+    operators,
+    subjects,
+    suspensions,
+)
+from ledger.service.http.problems import (
+    InvalidRequest,
+    internal_error,
+    on_http_exception,
+    on_invalid_request,
+    on_ledger_error,
+    problem_of,
+)
+from ledger.service.wiring import Service
+
+VERSION: Final = "0.1.0"
+_REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,256}\Z")
+
+log = logging.getLogger(__name__)
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the ASGI application of a built service; its lifespan starts and stops the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    app = FastAPI(
+        title="Compliance ledger",
+        version=VERSION,
+        summary="Who may use which model now, and why not.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for area in (
+        access,
+        subjects,
+        conduct,
+        suspensions,
+        events,
+        catalogue,
+        operators,
+        health,
+    ):
+        app.include_router(area.routes)
+    app.add_exception_handler(LedgerError, on_ledger_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_middleware(Envelope)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+class Envelope:
+    """Gives every request an id, echoes it in every answer, and turns a fault of ours into a 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((v for k, v in scope["headers"] if k == b"x-request-id"), None)
+        request_id: bytes = given if given is not None else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode("latin-1")
+        begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        if not _REQUEST_ID.match(request_id):
+            refusal = problem_of(
+                InvalidRequest("X-Request-ID must have 1 to 256 printable ASCII characters")
+            )
+            await refusal(scope, receive, send_with_id)
+            return
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s failed", scope["state"]["request_id"])
+            if begun:
+                raise
+            await internal_error()(scope, receive, send_with_id)
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document: what FastAPI derives, with our one key scheme and problem type."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        )
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": "A key of an operator."}
+        }
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _only_our_problems(operation["responses"])
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _only_our_problems(answers: dict[str, Any]) -> None:
+    """Take out what FastAPI adds of its own: its validation error, and JSON beside problem+json."""
+    for status, described in list(answers.items()):
+        content = described.get("content", {})
+        if "HTTPValidationError" in str(content):
+            del answers[status]
+        elif "application/problem+json" in content:
+            content.pop("application/json", None)

@@ -1,0 +1,259 @@
+"""Policies, resources and groups: what is judged by, and what access is to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Path, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ledger.domain.errors import EffectiveInPast, NotFound
+from ledger.domain.events import Clause, GroupDefined, PolicyPublished, Recorded
+from ledger.domain.policy import Policy
+from ledger.domain.values import (
+    ACTIONS_MAX,
+    CLAUSES_MAX,
+    GROUP_RESOURCES_MAX,
+    Instant,
+    Name,
+    Properties,
+    Resource,
+    Role,
+    Title,
+    Value,
+    format_instant,
+)
+from ledger.service.http.route import allow, answer, command, router, service_of
+from ledger.service.http.shapes import (
+    Item,
+    Page,
+    Travel,
+    command_responses,
+    listed,
+    read_responses,
+)
+
+routes = router("catalogue")
+EVERYBODY = tuple(Role)
+NamePath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class PolicyRequest(Value):
+    """The words of a policy's next version."""
+
+    title: Title = Field(examples=["Acceptable use policy"])
+    clauses: Annotated[tuple[Clause, ...], Field(min_length=1, max_length=CLAUSES_MAX)]
+    effective_at: Instant | None = Field(
+        default=None,
+        description=(
+            "From when conduct is judged by it; now when absent. Only the first version may be in "
+            "force from before now."
+        ),
+    )
+
+
+class ResourceRequest(Value):
+    """A resource's entry in the catalogue, which replaces the one it had."""
+
+    resource: Resource = Field(examples=[{"type": "model", "id": "atlas-3"}])
+    properties: Properties = Field(default_factory=dict, examples=[{"status": "preview"}])
+    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=ACTIONS_MAX)] | None = (
+        Field(default=None, description="What can be done with it; use when absent.")
+    )
+
+
+class GroupRequest(Value):
+    """The members of a group, which replace those it had."""
+
+    resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)]
+
+
+@routes.put(
+    "/v1/policies/{id}",
+    status_code=201,
+    summary="Publish the next version of a policy",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(EffectiveInPast),
+)
+async def publish(request: Request, id: NamePath, body: PolicyRequest) -> Response:
+    """Publish version n+1; 200 with the newest version when it says the same already."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.publish(
+            id,
+            title=body.title,
+            clauses=body.clauses,
+            effective_at=body.effective_at,
+            by=by,
+            once=once,
+        ),
+    )
+
+
+@routes.get(
+    "/v1/policies",
+    summary="List policies",
+    openapi_extra=allow(*EVERYBODY),
+    responses=read_responses(Page[Item]),
+)
+def policies(request: Request, travel: Travel) -> Response:
+    """List every policy with all its versions, by id."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        found = service.ledger.policies(position=times.position)
+    items = [_policy(policy) for policy in found]
+    return listed(request, items, None, times.position)
+
+
+@routes.get(
+    "/v1/policies/{id}",
+    summary="One policy with all its versions",
+    openapi_extra=allow(*EVERYBODY),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def policy(request: Request, id: NamePath, travel: Travel) -> Response:
+    """Return a policy and the versions that were ever published."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        found = {policy.id: policy for policy in service.ledger.policies(position=times.position)}
+    if id not in found:
+        raise NotFound(f"no policy {id!r} was published")
+    return answer(_policy(found[id]), position=times.position)
+
+
+def _policy(found: Policy) -> dict[str, Any]:
+    versions = []
+    for recorded in found.published:
+        event = recorded.event
+        assert isinstance(event, PolicyPublished)
+        versions.append(
+            {
+                "policy": event.about,
+                "version": event.version,
+                "title": event.title,
+                "effective_at": format_instant(event.effective_at),
+                "clauses": [clause.model_dump() for clause in event.clauses],
+                **_origin(recorded),
+            }
+        )
+    return {"id": found.id, "version": versions[-1]["version"], "versions": versions}
+
+
+def _origin(recorded: Recorded) -> dict[str, object]:
+    return {
+        "position": recorded.position,
+        "recorded_at": format_instant(recorded.recorded_at),
+        "operator": recorded.author.operator,
+    }
+
+
+@routes.put(
+    "/v1/resources",
+    status_code=201,
+    summary="List a resource in the catalogue",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(),
+)
+async def list_resource(request: Request, body: ResourceRequest) -> Response:
+    """Put a resource into the catalogue, or replace its entry."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.list_resource(
+            body.resource, properties=body.properties, actions=body.actions, by=by, once=once
+        ),
+    )
+
+
+@routes.get(
+    "/v1/resources",
+    summary="List the catalogue",
+    openapi_extra=allow(*EVERYBODY),
+    responses=read_responses(Page[Item]),
+)
+def resources(request: Request, travel: Travel) -> Response:
+    """List every catalogued resource with properties, actions and groups, by type and id."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        catalogue = service.ledger.known([], position=times.position).catalogue
+    items: list[Item] = [
+        {
+            "resource": entry.resource.model_dump(),
+            "properties": entry.model_dump()["properties"],
+            "actions": entry.actions,
+            "groups": [
+                group
+                for group in sorted(catalogue.groups)
+                if catalogue.is_member(entry.resource, group, times.at)
+            ],
+        }
+        for entry in catalogue.listed_at(times.at)
+    ]
+    return listed(request, items, None, times.position)
+
+
+@routes.put(
+    "/v1/groups/{id}",
+    status_code=201,
+    summary="Set the members of a group",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(),
+)
+async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Response:
+    """Set a group's members; suspensions that name it cover them from now on."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.define_group(id, resources=body.resources, by=by, once=once),
+    )
+
+
+@routes.get(
+    "/v1/groups",
+    summary="List groups",
+    openapi_extra=allow(*EVERYBODY),
+    responses=read_responses(Page[Item]),
+)
+def groups(request: Request, travel: Travel) -> Response:
+    """List every group with its members, by id."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        catalogue = service.ledger.known([], position=times.position).catalogue
+    definitions = [
+        definition
+        for group in sorted(catalogue.groups)
+        if (definition := catalogue.groups[group].at(times.at))
+    ]
+    return listed(request, [_group(d) for d in definitions], None, times.position)
+
+
+def _group(definition: GroupDefined) -> Item:
+    return {
+        "id": definition.group,
+        "resources": [resource.model_dump() for resource in definition.resources],
+    }
+
+
+@routes.get(
+    "/v1/groups/{id}",
+    summary="One group",
+    openapi_extra=allow(*EVERYBODY),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def group(request: Request, id: NamePath, travel: Travel) -> Response:
+    """Return a group with its members."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        catalogue = service.ledger.known([], position=times.position).catalogue
+    history = catalogue.groups.get(id)
+    definition = history.at(times.at) if history else None
+    if definition is None:
+        raise NotFound(f"no group {id!r} was defined")
+    return answer(_group(definition), position=times.position)

@@ -1,0 +1,279 @@
+"""Violations and warnings: recording, overturning, listing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ledger.domain.errors import (
+    AlreadyOverturned,
+    GroundOfAnother,
+    GroundOverturned,
+    NotFound,
+    OccurredInFuture,
+    PolicyNotInForce,
+    UnknownClause,
+    UnknownPolicy,
+    UnknownViolation,
+)
+from ledger.domain.values import (
+    EVIDENCE_MAX,
+    GROUNDS_MAX,
+    GROUP_RESOURCES_MAX,
+    DetectedBy,
+    Evidence,
+    FreeText,
+    Identifier,
+    Instant,
+    Name,
+    Reason,
+    Resource,
+    Role,
+    Subject,
+    Summary,
+    Value,
+)
+from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.shapes import (
+    From,
+    Item,
+    Page,
+    PageAsked,
+    Text,
+    To,
+    Travel,
+    command_responses,
+    one,
+    page,
+    read_responses,
+    subject_key,
+)
+
+routes = router("conduct")
+READERS = (Role.AUDITOR, Role.OFFICER, Role.APPROVER)
+
+
+class ViolationRequest(Value):
+    """A finding that a subject broke a clause of a policy."""
+
+    subject: Subject
+    policy: str = Field(
+        max_length=80,
+        description="A policy version (acceptable-use@1), or a policy: the version then in force.",
+        examples=["acceptable-use@1"],
+    )
+    clause: Name = Field(examples=["fraud"])
+    occurred_at: Instant = Field(examples=["2026-11-20T09:30:00Z"])
+    detected_by: DetectedBy
+    summary: Summary = Field(examples=["Phishing texts in the name of a bank."])
+    details: FreeText | None = Field(default=None, description="Sealed; shown in no list.")
+    evidence: Annotated[tuple[Evidence, ...], Field(max_length=EVIDENCE_MAX)] = ()
+    resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)] = Field(
+        default=(), description="The resources that were misused."
+    )
+
+
+class OverturnRequest(Value):
+    """Why a violation was found wrong."""
+
+    reason: Reason = Field(examples=["The texts were a security exercise."])
+
+
+class WarningRequest(Value):
+    """A notice to a subject that restricts nothing."""
+
+    subject: Subject
+    grounds: Annotated[tuple[Identifier, ...], Field(max_length=GROUNDS_MAX)] = ()
+    reason: Reason = Field(examples=["Please read clause fraud of our acceptable use policy."])
+
+
+@routes.post(
+    "/v1/violations",
+    status_code=201,
+    summary="Record a violation",
+    openapi_extra=allow(Role.REPORTER, Role.OFFICER, command=True),
+    responses=command_responses(OccurredInFuture, UnknownPolicy, PolicyNotInForce, UnknownClause),
+)
+async def record_violation(request: Request, body: ViolationRequest) -> Response:
+    """Record that a subject broke a clause. It stands until an approver overturns it."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.record_violation(
+            body.subject,
+            policy=body.policy,
+            clause=body.clause,
+            occurred_at=body.occurred_at,
+            detected_by=body.detected_by,
+            summary=body.summary,
+            details=body.details,
+            evidence=body.evidence,
+            resources=body.resources,
+            by=by,
+            once=once,
+        ),
+    )
+
+
+@routes.post(
+    "/v1/violations/{id}/overturn",
+    status_code=201,
+    summary="Overturn a violation",
+    openapi_extra=allow(Role.APPROVER, command=True),
+    responses=command_responses(NotFound, AlreadyOverturned),
+)
+async def overturn(request: Request, id: str, body: OverturnRequest) -> Response:
+    """Undo a violation. Suspensions that rest on overturned violations only end with it."""
+    ledger = service_of(request).ledger
+    return await command(
+        request, lambda by, once: ledger.overturn(id, reason=body.reason, by=by, once=once)
+    )
+
+
+@routes.post(
+    "/v1/warnings",
+    status_code=201,
+    summary="Warn a subject",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(UnknownViolation, GroundOverturned, GroundOfAnother),
+)
+async def warn(request: Request, body: WarningRequest) -> Response:
+    """Warn a subject; nothing is refused by it."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.warn(
+            body.subject, grounds=body.grounds, reason=body.reason, by=by, once=once
+        ),
+    )
+
+
+@routes.get(
+    "/v1/violations",
+    summary="List violations",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(Page[Item]),
+)
+def violations(
+    request: Request,
+    asked: PageAsked,
+    travel: Travel,
+    subject: Text = None,
+    state: Literal["stands", "overturned"] | None = None,
+    policy: Text = None,
+    clause: Text = None,
+    category: Text = None,
+    model: Text = None,
+    operator: Text = None,
+    detected_by: DetectedBy | None = None,
+    recorded_from: From = None,
+    to: To = None,
+) -> Response:
+    """List violations, newest first. ``policy`` takes a policy or a version; ``model`` a resource id."""
+    return page(
+        request,
+        asked,
+        travel,
+        lambda c, times, limit: service_of(request).conduct.violations(
+            c,
+            at=times.at,
+            position=times.position,
+            limit=limit,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            subject=subject_key(subject),
+            state=state,
+            policy=policy,
+            clause=clause,
+            category=category,
+            model=model_key(model),
+            operator=operator,
+            detected_by=detected_by,
+            recorded_from=recorded_from,
+            recorded_to=to,
+        ),
+    )
+
+
+def model_key(model: str | None) -> str | None:
+    """Return the resource key that a ``model`` filter means: ``atlas-3`` is ``model:atlas-3``."""
+    if model is None:
+        return None
+    return subject_key(model if ":" in model else f"model:{model}")
+
+
+@routes.get(
+    "/v1/violations/{id}",
+    summary="One violation",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def violation(request: Request, id: str, travel: Travel) -> Response:
+    """Return one violation as it stands, or stood."""
+    return one(
+        request,
+        travel,
+        id,
+        lambda c, times: service_of(request).conduct.violations(
+            c, at=times.at, position=times.position, limit=1, id_=id
+        ),
+    )
+
+
+@routes.get(
+    "/v1/warnings",
+    summary="List warnings",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(Page[Item]),
+)
+def warnings(
+    request: Request,
+    asked: PageAsked,
+    travel: Travel,
+    subject: Text = None,
+    policy: Text = None,
+    category: Text = None,
+    operator: Text = None,
+    recorded_from: From = None,
+    to: To = None,
+) -> Response:
+    """List warnings, newest first."""
+    return page(
+        request,
+        asked,
+        travel,
+        lambda c, times, limit: service_of(request).conduct.warnings(
+            c,
+            position=times.position,
+            limit=limit,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            subject=subject_key(subject),
+            policy=policy,
+            category=category,
+            operator=operator,
+            recorded_from=recorded_from,
+            recorded_to=to,
+        ),
+    )
+
+
+@routes.get(
+    "/v1/warnings/{id}",
+    summary="One warning",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def warning(request: Request, id: str, travel: Travel) -> Response:
+    """Return one warning."""
+    return one(
+        request,
+        travel,
+        id,
+        lambda c, times: service_of(request).conduct.warnings(
+            c, position=times.position, limit=1, id_=id
+        ),
+    )

@@ -1,0 +1,123 @@
+"""The trail: what happened, in order, with filters, words search and counts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.responses import Response
+
+from ledger.domain.errors import NotFound
+from ledger.domain.values import Role
+from ledger.service.http.conduct import model_key
+from ledger.service.http.route import allow, answer, router, service_of
+from ledger.service.http.shapes import (
+    EventView,
+    From,
+    Item,
+    Page,
+    PageAsked,
+    Text,
+    To,
+    Travel,
+    page,
+    read_responses,
+    subject_key,
+)
+from ledger.store.codec import as_json
+
+routes = router("events")
+
+TypesAsked = Annotated[
+    list[str] | None,
+    Query(alias="type", description="An event type; may be given several times.", max_length=30),
+]
+Words = Annotated[
+    str | None,
+    Query(description="Words that must all occur; word* finds what begins so.", max_length=500),
+]
+
+
+def event_filter(
+    subject: Text = None,
+    types: TypesAsked = None,
+    operator: Text = None,
+    on_behalf_of: Text = None,
+    policy: Text = None,
+    category: Text = None,
+    resource: Text = None,
+    recorded_from: From = None,
+    to: To = None,
+    q: Words = None,
+) -> dict[str, Any]:
+    """Read the filters of the trail."""
+    return {
+        "subject": subject_key(subject),
+        "types": tuple(types or ()),
+        "operator": operator,
+        "on_behalf_of": on_behalf_of,
+        "policy": policy,
+        "category": category,
+        "resource": model_key(resource),
+        "recorded_from": recorded_from,
+        "recorded_to": to,
+        "q": q,
+    }
+
+
+Filter = Annotated[dict[str, Any], Depends(event_filter)]
+
+
+@routes.get(
+    "/v1/events",
+    summary="The audit trail",
+    openapi_extra=allow(Role.AUDITOR),
+    responses=read_responses(Page[EventView]),
+)
+def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) -> Response:
+    """List events, newest first, each with the sentence that a person reads."""
+    service = service_of(request)
+
+    def find(c: Any, times: Any, limit: int) -> list[Item]:
+        positions = service.trail.events(
+            c,
+            position=times.position,
+            limit=limit,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            **filters,
+        )
+        return [as_json(recorded) for recorded in service.recorder.at_positions(positions)]
+
+    return page(request, asked, travel, find)
+
+
+@routes.get(
+    "/v1/events/counts",
+    summary="How many events, by what",
+    openapi_extra=allow(Role.AUDITOR),
+    responses=read_responses(dict[str, Any]),
+)
+def counts(request: Request, travel: Travel, filters: Filter) -> Response:
+    """Count the events that the same filters of the trail list, by type, operator and so on."""
+    service = service_of(request)
+    with service.reading() as (c, head):
+        times = travel.resolve(service, head)
+        found = service.trail.counts(c, position=times.position, **filters)
+    return answer({**found, "position": times.position}, position=times.position)
+
+
+@routes.get(
+    "/v1/events/{position}",
+    summary="One event",
+    openapi_extra=allow(Role.AUDITOR),
+    responses=read_responses(EventView, NotFound),
+)
+def event(request: Request, position: Annotated[int, Path(ge=1, le=2**53)]) -> Response:
+    """Return one event by its position."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        recorded = service.recorder.event(position)
+    if recorded is None:
+        raise NotFound(f"the ledger ends at position {head}")
+    return answer(as_json(recorded), position=head)

@@ -1,0 +1,108 @@
+"""Operators and their keys."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ledger.domain.errors import (
+    EndInPast,
+    KeyAlreadyRevoked,
+    LastAdminKey,
+    NotFound,
+    ReservedOperator,
+)
+from ledger.domain.values import Identifier, Instant, Role, Title, Value
+from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.shapes import (
+    PAGE_DEFAULT,
+    Cursor,
+    Item,
+    KeyAnswer,
+    Limit,
+    Page,
+    command_responses,
+    listed,
+    read_responses,
+)
+
+routes = router("operators")
+
+
+class OperatorRequest(Value):
+    """An operator and its one role."""
+
+    id: Identifier = Field(examples=["mod-tool"])
+    role: Role = Field(examples=["officer"])
+
+
+class KeyRequest(Value):
+    """What a new key is for and until when it opens anything."""
+
+    expires_at: Instant | None = Field(default=None, description="Never when absent.")
+    label: Title | None = Field(default=None, examples=["moderation tool, production"])
+
+
+@routes.post(
+    "/v1/operators",
+    status_code=201,
+    summary="Enroll an operator or change its role",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(ReservedOperator, LastAdminKey),
+)
+async def enroll(request: Request, body: OperatorRequest) -> Response:
+    """Let an operator act in one role; for one that is enrolled, change its role."""
+    ledger = service_of(request).ledger
+    return await command(
+        request, lambda by, once: ledger.enroll(body.id, role=body.role, by=by, once=once)
+    )
+
+
+@routes.post(
+    "/v1/operators/{id}/keys",
+    status_code=201,
+    summary="Issue a key",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(NotFound, EndInPast, model=KeyAnswer),
+)
+async def issue_key(request: Request, id: str, body: KeyRequest) -> Response:
+    """Issue one more key. It is shown in this answer only; the ledger keeps its SHA-256."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.issue_key(
+            id, expires_at=body.expires_at, label=body.label, by=by, once=once
+        ),
+    )
+
+
+@routes.delete(
+    "/v1/keys/{id}",
+    status_code=201,
+    summary="Revoke a key",
+    openapi_extra=allow(Role.ADMIN, command=True),
+    responses=command_responses(NotFound, KeyAlreadyRevoked, LastAdminKey),
+)
+async def revoke_key(request: Request, id: str) -> Response:
+    """Refuse a key from now on, in every process within a second."""
+    ledger = service_of(request).ledger
+    return await command(request, lambda by, once: ledger.revoke_key(id, by=by, once=once))
+
+
+@routes.get(
+    "/v1/operators",
+    summary="List operators and their keys",
+    openapi_extra=allow(Role.ADMIN),
+    responses=read_responses(Page[Item]),
+)
+def operators(request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = None) -> Response:
+    """List operators by id, each with its role and its keys; never a key or its digest."""
+    service = service_of(request)
+    with service.reading() as (c, head):
+        items = service.operators.operators(c, after=cursor or "", limit=limit + 1)
+    following = None
+    if len(items) > limit:
+        items = items[:limit]
+        following = str(items[-1]["id"])
+    return listed(request, items, following, head)

@@ -1,0 +1,250 @@
+"""Refusals as problem details (RFC 9457), and the one map from kinds of refusal to status codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from ledger.domain.errors import (
+    Conflict,
+    EventTooLarge,
+    LedgerError,
+    NotFound,
+    Refused,
+    TamperDetected,
+    Unavailable,
+)
+
+PROBLEM_TYPE: Final = "urn:compliance-ledger:problem:"
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 1  # what was not ready is usually ready a second later
+
+STATUS: Final[Mapping[type[LedgerError], int]] = {
+    Refused: 422,
+    EventTooLarge: 413,
+    NotFound: 404,
+    Conflict: 409,
+    Unavailable: 503,
+    TamperDetected: 500,
+}
+
+
+class RequestRefused(LedgerError):
+    """A request that is not well formed or not allowed; ``status`` and ``headers`` say how to answer."""
+
+    status = 400
+    code = "malformed_request"
+    title = "The request cannot be read"
+    hint = "Correct the request as the detail says."
+
+    def headers(self) -> dict[str, str]:
+        """Return further headers of the answer."""
+        return {}
+
+
+class MalformedRequest(RequestRefused):
+    """The request's body, query or headers cannot be read."""
+
+
+class NotAuthenticated(RequestRefused):
+    """The request carries no usable key. It says nothing about why."""
+
+    status = 401
+    code = "not_authenticated"
+    title = "No usable key"
+    hint = "Send Authorization: Bearer <key> with a key that is neither revoked nor expired."
+
+    def headers(self) -> dict[str, str]:
+        """Name the scheme (RFC 9110, section 11.6.1)."""
+        return {"WWW-Authenticate": 'Bearer realm="compliance-ledger"'}
+
+
+class NotAllowed(RequestRefused):
+    """The operator's role does not allow this."""
+
+    status = 403
+    code = "not_allowed"
+    title = "This role may not do this"
+    hint = "Use a key of an operator in one of the roles that the detail names."
+
+
+class BodyTooLarge(RequestRefused):
+    """The body is larger than the limit."""
+
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large"
+    hint = "Send less at a time; evidence belongs behind a URI with its SHA-256."
+
+    def headers(self) -> dict[str, str]:
+        """Close the connection: the rest of the body is not read."""
+        return {"Connection": "close"}
+
+
+class UnsupportedMediaType(RequestRefused):
+    """The body is not plain JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "The body must be JSON"
+    hint = "Send Content-Type: application/json, without Content-Encoding."
+
+
+class InvalidRequest(RequestRefused):
+    """A member, parameter or header has not the form it must have."""
+
+    status = 422
+    code = "invalid_request"
+    title = "The request is not valid"
+    hint = "Correct each member that errors names; nothing was recorded."
+
+
+class Problem(BaseModel):
+    """A problem document. ``code`` is stable; ``hint`` says how to mend it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=[PROBLEM_TYPE + "grounds_required"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    field: str | None = Field(default=None, description="JSON pointer of the member at fault.")
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="Every member at fault, each with detail and pointer."
+    )
+
+
+def status_of(error: LedgerError) -> int:
+    """Return the status code of a refusal: that of the nearest kind above it."""
+    if isinstance(error, RequestRefused):
+        return error.status
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    hint: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **more: object,
+) -> Response:
+    """Return a problem document as a response."""
+    body = {
+        "type": PROBLEM_TYPE + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "hint": hint,
+        **more,
+    }
+    return Response(orjson.dumps(body), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problem_of(error: LedgerError) -> Response:
+    """Return the problem document of a refusal."""
+    status = status_of(error)
+    headers = error.headers() if isinstance(error, RequestRefused) else {}
+    if isinstance(error, Unavailable):
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+    more = dict(error.more)
+    if error.field is not None:
+        more["field"] = error.field
+    return problem(status, error.code, error.title, str(error), error.hint, headers=headers, **more)
+
+
+async def on_ledger_error(_: Request, error: Exception) -> Response:
+    """Answer a refusal."""
+    assert isinstance(error, LedgerError)
+    return problem_of(error)
+
+
+async def on_invalid_request(_: Request, error: Exception) -> Response:
+    """Answer members that have not their form, each with its JSON pointer."""
+    assert isinstance(error, RequestValidationError)
+    return problem_of(invalid_request(error.errors()))
+
+
+def invalid_request(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
+    """Return the refusal for what pydantic found wrong."""
+    errors = []
+    for item in found:
+        where, *path = item["loc"]
+        pointer = "".join(f"/{_escaped(part)}" for part in path if not _is_tag(part))
+        named = (
+            pointer.lstrip("/") if where in ("query", "header", "path") else pointer or "the body"
+        )
+        place = {"pointer": f"#{pointer}"} if where == "body" else {"parameter": named}
+        message = str(item["msg"]).removeprefix("Value error, ")
+        errors.append({"detail": f"{named}: {message[:1].lower()}{message[1:]}", **place})
+    detail = "; ".join(error["detail"] for error in errors[:5])
+    first = next((error["pointer"][1:] for error in errors if "pointer" in error), None)
+    return InvalidRequest(detail, field=first, errors=errors)
+
+
+def _escaped(part: object) -> str:
+    """Escape a name for a JSON pointer (RFC 6901, section 3)."""
+    text = str(part).encode("utf-8", "backslashreplace").decode()
+    return text.replace("~", "~0").replace("/", "~1")
+
+
+def _is_tag(part: object) -> bool:
+    """Tell whether pydantic put the name of a union's branch into the path."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    """Answer what the framework refuses: unknown routes and methods."""
+    assert isinstance(error, HTTPException)
+    codes = {
+        404: ("no_such_route", "No such route", "GET /openapi.json describes every route."),
+        405: (
+            "method_not_allowed",
+            "This method is not allowed here",
+            "The header Allow names the methods of this route.",
+        ),
+    }
+    code, title, hint = codes.get(error.status_code, ("refused", "Refused", ""))
+    return problem(
+        error.status_code, code, title, str(error.detail), hint, headers=error.headers or {}
+    )
+
+
+def internal_error() -> Response:
+    """Answer a fault of ours, without a word about the inside."""
+    return problem(
+        500,
+        "internal_error",
+        "The ledger failed",
+        "An unexpected fault; it is in the log under this request's id.",
+        "Try again; when it persists, report the X-Request-ID.",
+    )
+
+
+def responses(*errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
+    """Describe for OpenAPI the problems that a route can answer, by status."""
+    by_status: dict[int, list[type[LedgerError]]] = {}
+    for error in errors:
+        by_status.setdefault(status_of(error("")), []).append(error)
+    return {
+        status: {
+            "model": Problem,
+            "description": " ".join(
+                f"`{kind.code}`: {kind.title}." for kind in dict.fromkeys(kinds)
+            ),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, kinds in sorted(by_status.items())
+    }

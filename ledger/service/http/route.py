@@ -1,0 +1,355 @@
+"""What every request goes through, in this order: who is it, may it, can it be read; then the rule.
+
+FastAPI reads the body before anything else, which would tell an unknown caller what is wrong with it.
+``LedgerRoute`` authenticates and authorises first, then reads the body strictly and within its limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, get_origin
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import ParamTypes
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from ledger.application import Done, Once
+from ledger.domain.errors import InvalidValue
+from ledger.domain.events import Author
+from ledger.domain.values import Role, Subject
+from ledger.service.http.problems import (
+    BodyTooLarge,
+    InvalidRequest,
+    MalformedRequest,
+    NotAllowed,
+    NotAuthenticated,
+    UnsupportedMediaType,
+)
+from ledger.store.codec import as_json
+from projections.operators import Caller
+
+if TYPE_CHECKING:
+    from ledger.service.wiring import Service
+
+BODY_BYTES_MAX: Final = 256 * 1024  # four times the largest fact; nothing here needs more
+JSON_DEPTH_MAX: Final = 32  # no body of ours is deeper than 6
+JSON_NUMBER_MAX: Final = 2**53  # beyond it JSON readers disagree about the value (RFC 7493)
+KEY_BYTES_MAX: Final = 200  # our keys have 47; hashing more is work for nothing
+HEADER_TEXT_MAX: Final = 256  # of X-Request-ID and Idempotency-Key: an id, not a message
+
+_ID_HEADER = re.compile(r"[\x20-\x7e]{1,256}\Z")
+_POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
+
+
+def _header(name: str, description: str, schema: dict[str, object]) -> dict[str, object]:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+_REQUEST_ID: Final = _header(
+    "X-Request-ID",
+    "Echoed in the answer and recorded with what the request leads to.",
+    {"type": "string", "pattern": "^[ -~]{1,256}$"},
+)
+READ_HEADERS: Final = [
+    _REQUEST_ID,
+    _header(
+        "Ledger-Min-Position",
+        "Answer only once this position is applied; after 2 seconds 503 `behind`.",
+        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,15})$", "example": "41"},
+    ),
+]
+COMMAND_HEADERS: Final = [
+    _REQUEST_ID,
+    _header(
+        "Idempotency-Key",
+        "The same key with the same request gives the first answer again and records nothing.",
+        {"type": "string", "pattern": "^[ -~]{1,256}$", "example": "8e03978e-40d5"},
+    ),
+    _header(
+        "Ledger-On-Behalf-Of",
+        "The human behind a machine's key, as type:id.",
+        {"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,63}:[!-~]{1,256}$"},
+    ),
+]
+
+
+class LedgerRoute(APIRoute):
+    """A route with the roles that may use it in ``openapi_extra["x-roles"]`` (absent: anybody)."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the gate before FastAPI's own handling."""
+        handle = super().get_route_handler()
+        roles: frozenset[str] | None = None
+        if self.openapi_extra and "x-roles" in self.openapi_extra:
+            roles = frozenset(self.openapi_extra["x-roles"])
+        parameters = {
+            field.alias: field.field_info
+            for field in get_flat_params(self.dependant)
+            if getattr(field.field_info, "in_", None) is ParamTypes.query
+        }
+        many = {name for name, info in parameters.items() if get_origin(info.annotation) is list}
+        has_body = self.body_field is not None
+
+        async def handle_behind_gate(request: Request) -> Response:
+            _check_text(request)
+            if roles is not None:
+                caller = authenticate(request)
+                if caller.role not in roles:
+                    raise NotAllowed(
+                        f"{caller.operator} has the role {caller.role}; this needs "
+                        f"{' or '.join(sorted(roles))}"
+                    )
+                request.state.caller = caller
+            _check_query(request, parameters.keys(), many)
+            if has_body:
+                # Starlette takes these two for what it would read itself.
+                request._body = await read_body(request, BODY_BYTES_MAX)  # noqa: SLF001
+                request._json = strict_json(request._body)  # noqa: SLF001
+            await _wait_for_position(request)
+            return await handle(request)
+
+        return handle_behind_gate
+
+
+def router(tag: str) -> APIRouter:
+    """Return a router whose routes go through the gate."""
+    return APIRouter(route_class=LedgerRoute, tags=[tag])
+
+
+def allow(*roles: Role, command: bool = False) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a route that these roles may use, with the headers it takes."""
+    return {
+        "x-roles": [str(role) for role in roles],
+        "security": [{"key": []}],
+        "parameters": COMMAND_HEADERS if command else READ_HEADERS,
+    }
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that the application was built for."""
+    service: Service = request.app.state.service
+    return service
+
+
+# --- who is it ------------------------------------------------------------------------------------
+
+
+def authenticate(request: Request) -> Caller:
+    """Return the operator behind the bearer key; raises ``NotAuthenticated``, always in one wording."""
+    service = service_of(request)
+    service.feed.require_current()
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    caller = None
+    if scheme.lower() == "bearer" and 0 < len(secret) <= KEY_BYTES_MAX:
+        caller = service.keyring.find(secret.strip().encode("latin-1"), service.now())
+    if caller is None:
+        raise NotAuthenticated("the request carries no usable key")
+    return caller
+
+
+def author_of(request: Request) -> Author:
+    """Return who acts: the operator, the human named by ``Ledger-On-Behalf-Of``, the request's id."""
+    caller: Caller = request.state.caller
+    raw = request.headers.get("ledger-on-behalf-of")
+    human = None
+    if raw is not None:
+        try:
+            human = Subject.parse(raw.encode("latin-1").decode("utf-8")).key
+        except (UnicodeDecodeError, InvalidValue) as error:
+            raise InvalidRequest(
+                f"Ledger-On-Behalf-Of must name a subject like user:jane: {error}"
+            ) from None
+    return Author(caller.operator, human, request.state.request_id)
+
+
+def once_of(request: Request) -> Once | None:
+    """Return the idempotency key and the fingerprint of the request; ``None`` without a key.
+
+    The key may be quoted (draft-ietf-httpapi-idempotency-key-header) or bare. The fingerprint covers
+    method, path and the body's members, not its white space.
+    """
+    raw = request.headers.get("idempotency-key")
+    if raw is None:
+        return None
+    key = raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] == '"' else raw
+    if not _ID_HEADER.match(key):
+        raise InvalidRequest(
+            f"Idempotency-Key must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
+        )
+    body = getattr(request, "_json", None)
+    payload = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    text = f"{request.method} {request.url.path}\n{payload}"
+    return Once(key, hashlib.sha256(text.encode()).hexdigest())
+
+
+# --- can it be read -------------------------------------------------------------------------------
+
+
+def _check_text(request: Request) -> None:
+    """Refuse paths and queries that are not UTF-8: decoding leniently would make many ids one."""
+    raw_path: bytes = request.scope.get("raw_path") or b""
+    for name, raw in (("path", raw_path), ("query", request.scope["query_string"])):
+        try:
+            unquote_to_bytes(raw).decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedRequest(f"the {name} is not valid UTF-8 once decoded") from None
+
+
+def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(names):
+        if name not in known:
+            raise InvalidRequest(
+                f"{name!r} is no parameter of this route; it has "
+                f"{', '.join(sorted(known)) or 'none'}",
+                errors=[{"detail": "unknown parameter", "parameter": name}],
+            )
+        if names.count(name) > 1 and name not in many:
+            raise InvalidRequest(
+                f"{name!r} may be given once",
+                errors=[{"detail": "given more than once", "parameter": name}],
+            )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of a JSON request, read no further than ``limit`` bytes.
+
+    Raises ``UnsupportedMediaType``, ``BodyTooLarge``, ``MalformedRequest``.
+    """
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+        raise UnsupportedMediaType("the body's Content-Type is not application/json in UTF-8")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("an encoded body is not accepted")
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"the body has {declared} bytes, {limit} are allowed")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes")
+        chunks.append(chunk)
+    if not size:
+        raise MalformedRequest("the body is empty")
+    return b"".join(chunks)
+
+
+def strict_json(body: bytes) -> object:
+    """Return the value of a JSON text that every reader would read alike (RFC 7493).
+
+    Raises ``MalformedRequest`` for bytes that are not UTF-8, two members of one name, NaN, numbers beyond
+    2^53 and nesting deeper than ``JSON_DEPTH_MAX``.
+    """
+    try:
+        value: object = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the body is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(
+            f"the body is not JSON at character {error.pos}: {error.msg}"
+        ) from None
+    except RecursionError:
+        raise MalformedRequest(f"the body nests deeper than {JSON_DEPTH_MAX}") from None
+    _check_depth(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedRequest(f"the member {twice!r} is given twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    # Checked by length first: turning a million digits into a number takes a second.
+    if len(text) > 17 or abs(int(text)) > JSON_NUMBER_MAX:  # noqa: PLR2004 - digits of 2^53, and a sign
+        raise MalformedRequest("a number is beyond 2^53; send it as a string")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or abs(number) > JSON_NUMBER_MAX:
+        raise MalformedRequest("a number is beyond 2^53; send it as a string")
+    return number
+
+
+def _constant(text: str) -> object:
+    raise MalformedRequest(f"{text} is not a JSON value")
+
+
+def _check_depth(value: object) -> None:
+    level: Sequence[object] = [value]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise MalformedRequest(f"the body nests deeper than {JSON_DEPTH_MAX}")
+
+
+async def _wait_for_position(request: Request) -> None:
+    raw = request.headers.get("ledger-min-position")
+    if raw is None:
+        return
+    if not _POSITION.match(raw):
+        raise InvalidRequest("Ledger-Min-Position must be a position, like 41")
+    await service_of(request).feed.wait_for(int(raw))
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def answer(
+    body: object, status: int = 200, *, position: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a JSON answer with the position that it is a function of."""
+    return Response(
+        orjson.dumps(body),
+        status,
+        headers={"Ledger-Position": str(position), **(headers or {})},
+        media_type="application/json",
+    )
+
+
+async def command(request: Request, run: Callable[[Author, Once | None], Done]) -> Response:
+    """Run a command on the writer and answer with what it recorded.
+
+    201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
+    """
+    by, once = author_of(request), once_of(request)
+    done = await service_of(request).writer.run(lambda: run(by, once))
+    recorded = done.recorded
+    body: dict[str, object] = {
+        "position": recorded.position,
+        "id": recorded.event.about,
+        "event": as_json(recorded),
+    }
+    if done.secret is not None:
+        body["key"] = done.secret
+    status = 200 if done.outcome == "unchanged" else 201
+    return answer(body, status, position=recorded.position)

@@ -1,0 +1,264 @@
+"""The shapes of answers, for the OpenAPI document, and the parameters that lists share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, Generic, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.domain.errors import (
+    Behind,
+    InvalidValue,
+    LedgerError,
+    NotFound,
+    StoreBusy,
+    Unavailable,
+)
+from ledger.domain.values import Instant, Subject
+from ledger.service.http.problems import (
+    BodyTooLarge,
+    InvalidRequest,
+    MalformedRequest,
+    NotAllowed,
+    NotAuthenticated,
+    UnsupportedMediaType,
+    responses,
+)
+from ledger.service.http.route import answer, service_of
+from ledger.service.wiring import Service
+
+PAGE_MAX: Final = 1_000  # items of one page: about a megabyte
+PAGE_DEFAULT: Final = 100  # items of a page when the request does not say
+
+ItemT = TypeVar("ItemT")
+
+
+class EventView(BaseModel):
+    """An event. ``sentence`` is what a person reads."""
+
+    position: int = Field(examples=[41])
+    type: str = Field(examples=["subject.suspended"])
+    schema_: int = Field(alias="schema", examples=[1])
+    stream: str = Field(examples=["subject/user:alice"])
+    version: int = Field(examples=[3])
+    recorded_at: str = Field(examples=["2026-11-24T10:00:00.000000Z"])
+    operator: str = Field(examples=["mod-tool"])
+    on_behalf_of: str | None = Field(examples=["user:jane"])
+    request_id: str | None
+    caused_by: int | None
+    data: dict[str, Any]
+    sentence: str
+
+
+class CommandAnswer(BaseModel):
+    """What a command led to: the position of its event, the id of what it made, and the event."""
+
+    position: int = Field(examples=[41])
+    id: str = Field(examples=["sus_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    event: EventView
+
+
+class KeyAnswer(CommandAnswer):
+    """A command's answer with the key itself, which is shown only here."""
+
+    key: str | None = Field(default=None, examples=["clk_…"])
+
+
+class Page(BaseModel, Generic[ItemT]):
+    """A page of a list: ``next`` is the cursor of the next page, null on the last."""
+
+    model_config = ConfigDict(extra="allow")
+
+    items: list[ItemT]
+    next: str | None
+    position: int = Field(description="The newest position that the answer takes into account.")
+
+
+Item = dict[str, Any]
+
+
+# --- what routes can answer -----------------------------------------------------------------------
+
+
+def command_responses(
+    *errors: type[LedgerError], model: type[BaseModel] = CommandAnswer
+) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of a command: what it recorded, what held already, and its refusals."""
+    return {
+        200: {"model": model, "description": "Nothing was recorded: the fact held already."},
+        201: {"model": model, "description": "The fact is recorded."},
+        **responses(
+            NotAuthenticated,
+            NotAllowed,
+            MalformedRequest,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            InvalidValue,
+            *errors,
+            Unavailable,
+            StoreBusy,
+        ),
+    }
+
+
+def read_responses(model: object, *errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of a read."""
+    return {
+        200: {"model": model, "description": "The answer, and the position it is a function of."},
+        **responses(
+            MalformedRequest,
+            NotAuthenticated,
+            NotAllowed,
+            InvalidRequest,
+            InvalidValue,
+            *errors,
+            Unavailable,
+            Behind,
+        ),
+    }
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+SubjectKey = Annotated[
+    str, Query(description="A subject as type:id.", examples=["user:alice"], max_length=400)
+]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Items of a page.")]
+Cursor = Annotated[str | None, Query(description="The `next` of the page before.", max_length=300)]
+Order = Annotated[
+    str, Query(pattern="^(newest|oldest)$", description="newest first, or oldest first")
+]
+At = Annotated[
+    Instant | None, Query(description="What was in force at this instant; now when absent.")
+]
+KnownAt = Annotated[
+    Instant | None, Query(description="As the ledger knew it at this instant; now when absent.")
+]
+KnownPosition = Annotated[
+    int | None, Query(ge=0, le=2**53, description="As the ledger knew it at this position.")
+]
+From = Annotated[
+    Instant | None, Query(alias="from", description="Recorded at this instant or later.")
+]
+To = Annotated[Instant | None, Query(description="Recorded before this instant.")]
+Text = Annotated[str | None, Query(max_length=400)]
+
+
+def subject_key(raw: str | None) -> str | None:
+    """Return a subject filter in its checked form; raises ``InvalidValue``."""
+    if raw is None:
+        return None
+    try:
+        return Subject.parse(raw).key
+    except InvalidValue as error:
+        raise InvalidValue(str(error), field="subject") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The two times of a question: what was in force at ``at``, as known at ``position``."""
+
+    at: datetime
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeTravel:
+    """The parameters from which ``Times`` are made, against a snapshot's newest position."""
+
+    at: datetime | None
+    known_at: datetime | None
+    known_position: int | None
+
+    def resolve(self, service: Service, head: int) -> Times:
+        """Return the two times; raises ``InvalidValue`` when ``known`` is given twice."""
+        if self.known_at is not None and self.known_position is not None:
+            raise InvalidValue("give known_at or known_position, not both", field="known_at")
+        position = head
+        if self.known_position is not None:
+            position = min(self.known_position, head)
+        elif self.known_at is not None:
+            position = service.recorder.position_at(self.known_at)
+        return Times(self.at or service.now(), position)
+
+
+def time_travel(
+    at: At = None, known_at: KnownAt = None, known_position: KnownPosition = None
+) -> TimeTravel:
+    """Read the parameters of time travel."""
+    return TimeTravel(at, known_at, known_position)
+
+
+Travel = Annotated[TimeTravel, Depends(time_travel)]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list is asked for; ``after`` is the position on which the page before ended."""
+
+    limit: int
+    after: int | None
+    oldest_first: bool
+
+
+def paging(limit: Limit = PAGE_DEFAULT, cursor: Cursor = None, order: Order = "newest") -> Paging:
+    """Read the parameters of a page; raises ``InvalidValue`` for a cursor that is none of ours."""
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
+        raise InvalidValue("cursor must be the next of an earlier page", field="cursor")
+    return Paging(limit, None if cursor is None else int(cursor), order == "oldest")
+
+
+PageAsked = Annotated[Paging, Depends(paging)]
+
+
+def page(
+    request: Request,
+    asked: Paging,
+    travel: TimeTravel,
+    find: Callable[[Any, Times, int], list[Item]],
+) -> Response:
+    """Answer one page of a list that is ordered by position.
+
+    ``find`` is called with a database cursor, the two times and how many items to return; one more than
+    the page holds is asked for, to know whether another page follows.
+    """
+    service = service_of(request)
+    with service.reading() as (c, head):
+        times = travel.resolve(service, head)
+        items = find(c, times, asked.limit + 1)
+    following = None
+    if len(items) > asked.limit:
+        items = items[: asked.limit]
+        following = str(items[-1]["position"])
+    return listed(request, items, following, times.position)
+
+
+def listed(request: Request, items: list[Item], following: str | None, position: int) -> Response:
+    """Answer a page, with a ``Link`` to the next (RFC 8288)."""
+    headers: Mapping[str, str] = {}
+    if following is not None:
+        query = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
+        target = f"{request.url.path}?{urlencode([*query, ('cursor', following)])}"
+        headers = {"Link": f'<{target}>; rel="next"'}
+    body = {"items": items, "next": following, "position": position}
+    return answer(body, position=position, headers=headers)
+
+
+def one(
+    request: Request, travel: TimeTravel, id_: str, find: Callable[[Any, Times], list[Item]]
+) -> Response:
+    """Answer the one item that ``find`` returns; raises ``NotFound``."""
+    service = service_of(request)
+    with service.reading() as (c, head):
+        times = travel.resolve(service, head)
+        found = find(c, times)
+    if not found:
+        raise NotFound(f"nothing is recorded under the id {id_!r}")
+    return answer(found[0], position=times.position)

@@ -1,0 +1,135 @@
+"""Subjects: registering, linking, and the whole record of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ledger.domain.access import in_force_on
+from ledger.domain.errors import (
+    AlreadyLinked,
+    LinkCycle,
+    LinkTooDeep,
+    NotLinked,
+    TooManyParents,
+)
+from ledger.domain.values import Properties, Role, Subject, Value, format_instant
+from ledger.service.http.route import allow, answer, command, router, service_of
+from ledger.service.http.shapes import (
+    PAGE_MAX,
+    SubjectKey,
+    Travel,
+    command_responses,
+    read_responses,
+)
+
+routes = router("subjects")
+
+
+class RegistrationRequest(Value):
+    """A subject and its properties, which replace those it had."""
+
+    subject: Subject
+    properties: Properties = Field(
+        default_factory=dict,
+        description="In clear, for conditions; not for personal data.",
+        examples=[{"plan": "enterprise"}],
+    )
+
+
+class LinkRequest(Value):
+    """A subject and the one above it."""
+
+    subject: Subject
+    parent: Subject
+
+
+@routes.put(
+    "/v1/subjects",
+    status_code=201,
+    summary="Register a subject or set its properties",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(),
+)
+async def register(request: Request, body: RegistrationRequest) -> Response:
+    """Make a subject known before any other fact about it, or replace its properties."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.register(
+            body.subject, properties=body.properties, by=by, once=once
+        ),
+    )
+
+
+@routes.post(
+    "/v1/links",
+    status_code=201,
+    summary="Link a subject below a parent",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(LinkCycle, AlreadyLinked, TooManyParents, LinkTooDeep),
+)
+async def link(request: Request, body: LinkRequest) -> Response:
+    """From now on, what is refused to the parent is refused to the subject."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.link(body.subject, parent=body.parent, by=by, once=once),
+    )
+
+
+@routes.delete(
+    "/v1/links",
+    status_code=201,
+    summary="Remove a link",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(NotLinked),
+)
+async def unlink(request: Request, body: LinkRequest) -> Response:
+    """From now on, the two stand separately. The link stays in the record of the past."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.unlink(body.subject, parent=body.parent, by=by, once=once),
+    )
+
+
+@routes.get(
+    "/v1/subjects/record",
+    summary="The whole record of a subject",
+    openapi_extra=allow(Role.AUDITOR, Role.OFFICER, Role.APPROVER, Role.SERVICE),
+    responses=read_responses(dict[str, Any]),
+)
+def record(request: Request, subject: SubjectKey, travel: Travel) -> Response:
+    """Return standing, violations, warnings, suspensions, reinstatements, links and properties.
+
+    Each list holds the newest 1,000; the routes of the lists page through more.
+    """
+    service = service_of(request)
+    asked = Subject.parse(subject)
+    with service.reading() as (c, head):
+        times = travel.resolve(service, head)
+        known = service.ledger.known([asked], position=times.position)
+        mine = known.records.get(asked)
+        about: dict[str, Any] = {
+            "subject": asked.key,
+            "position": times.position,
+            "limit": PAGE_MAX,
+        }
+        body = {
+            "subject": asked.model_dump(),
+            "at": format_instant(times.at),
+            "known_position": times.position,
+            "position": head,
+            "standing": "suspended" if in_force_on(known.records, asked, times.at) else "good",
+            "properties": (mine.properties.at(times.at) if mine else None) or {},
+            "links": service.access.links_of(c, asked, position=times.position, at=times.at),
+            "violations": service.conduct.violations(c, at=times.at, **about),
+            "warnings": service.conduct.warnings(c, **about),
+            "suspensions": service.access.suspensions(c, at=times.at, **about),
+            "reinstatements": service.access.reinstatements(c, **about),
+        }
+    return answer(body, position=head)

@@ -1,0 +1,346 @@
+"""Suspensions and reinstatements: deciding and listing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import Field, StrictBool
+
+from ledger.domain.errors import (
+    AlreadyEnded,
+    AlreadyStarted,
+    CauseNotAllowed,
+    EffectiveInPast,
+    EndInPast,
+    EndTooFar,
+    GroundOfAnother,
+    GroundOverturned,
+    GroundsRequired,
+    NotFound,
+    TermRequired,
+    UnknownGroup,
+    UnknownViolation,
+)
+from ledger.domain.record import SuspensionState
+from ledger.domain.values import (
+    GROUNDS_MAX,
+    Basis,
+    Cause,
+    Disclosure,
+    Duration,
+    Ending,
+    FreeText,
+    Identifier,
+    Instant,
+    Reason,
+    Role,
+    Scope,
+    Subject,
+    Value,
+)
+from ledger.service.http.conduct import READERS, model_key
+from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.shapes import (
+    From,
+    Item,
+    Page,
+    PageAsked,
+    Text,
+    To,
+    Travel,
+    command_responses,
+    one,
+    page,
+    read_responses,
+    subject_key,
+)
+
+routes = router("suspensions")
+
+
+class Term(Value):
+    """An end, given in exactly one of three ways."""
+
+    duration: Duration | None = Field(
+        default=None, description="By the calendar in UTC, from the start.", examples=["P2M"]
+    )
+    ends_at: Instant | None = Field(default=None, description="The first instant after the term.")
+    indefinite: StrictBool = Field(default=False, description="No end.")
+
+
+class SuspensionRequest(Term):
+    """A decision to refuse a scope to a subject and to all below it."""
+
+    subject: Subject
+    scope: Scope = Field(examples=[{"resources": [{"group": "frontier"}]}])
+    effective_at: Instant | None = Field(default=None, description="Now when absent.")
+    grounds: Annotated[tuple[Identifier, ...], Field(max_length=GROUNDS_MAX)] = Field(
+        default=(), description="Violations of the subject or of subjects below it that stand."
+    )
+    basis: Basis = Basis.VIOLATIONS
+    reason: Reason = Field(
+        description="Shown to the subject.",
+        examples=["Repeated fraud after two warnings."],
+    )
+    note: FreeText | None = Field(default=None, description="Sealed; shown in no list.")
+    reinstatement: Ending = Field(
+        default=Ending.AUTOMATIC, description="on_review holds past the end until a person looks."
+    )
+    disclosure: Disclosure = "notified"
+
+
+class RevisionRequest(Term):
+    """A new end; a duration counts from the suspension's start."""
+
+    reason: Reason
+
+
+class CancellationRequest(Value):
+    """Why a suspension is taken back before it begins."""
+
+    reason: Reason
+
+
+class ReinstatementRequest(Value):
+    """A decision to end one suspension."""
+
+    suspension: Identifier
+    cause: Cause
+    reason: Reason
+    effective_at: Instant | None = Field(
+        default=None,
+        description=(
+            "Now when absent. May lie in the past for error, violation_overturned and legal_order: "
+            "a correction of what was in force, known from now on."
+        ),
+    )
+
+
+@routes.post(
+    "/v1/suspensions",
+    status_code=201,
+    summary="Suspend a subject",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(
+        TermRequired,
+        EndTooFar,
+        EffectiveInPast,
+        EndInPast,
+        GroundsRequired,
+        UnknownViolation,
+        GroundOverturned,
+        GroundOfAnother,
+        UnknownGroup,
+    ),
+)
+async def suspend(request: Request, body: SuspensionRequest) -> Response:
+    """Refuse a scope to a subject and all below it. It binds when this is answered."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.suspend(
+            body.subject,
+            scope=body.scope,
+            duration=body.duration,
+            ends_at=body.ends_at,
+            indefinite=body.indefinite,
+            effective_at=body.effective_at,
+            basis=body.basis,
+            grounds=body.grounds,
+            reason=body.reason,
+            note=body.note,
+            reinstatement=body.reinstatement,
+            disclosure=body.disclosure,
+            by=by,
+            once=once,
+        ),
+    )
+
+
+@routes.post(
+    "/v1/suspensions/{id}/revision",
+    status_code=201,
+    summary="Move the end of a suspension",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(NotFound, AlreadyEnded, TermRequired, EndTooFar, EndInPast),
+)
+async def revise(request: Request, id: str, body: RevisionRequest) -> Response:
+    """Extend or shorten a suspension that is scheduled or in force."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.revise(
+            id,
+            duration=body.duration,
+            ends_at=body.ends_at,
+            indefinite=body.indefinite,
+            reason=body.reason,
+            by=by,
+            once=once,
+        ),
+    )
+
+
+@routes.post(
+    "/v1/suspensions/{id}/cancellation",
+    status_code=201,
+    summary="Cancel a suspension before it begins",
+    openapi_extra=allow(Role.OFFICER, command=True),
+    responses=command_responses(NotFound, AlreadyEnded, AlreadyStarted),
+)
+async def cancel(request: Request, id: str, body: CancellationRequest) -> Response:
+    """Take back a suspension that has not begun."""
+    ledger = service_of(request).ledger
+    return await command(
+        request, lambda by, once: ledger.cancel(id, reason=body.reason, by=by, once=once)
+    )
+
+
+@routes.post(
+    "/v1/reinstatements",
+    status_code=201,
+    summary="End a suspension",
+    openapi_extra=allow(Role.OFFICER, Role.APPROVER, command=True),
+    responses=command_responses(NotFound, AlreadyEnded, CauseNotAllowed),
+)
+async def reinstate(request: Request, body: ReinstatementRequest) -> Response:
+    """End one suspension; others of the same subject stay as they are."""
+    ledger = service_of(request).ledger
+    return await command(
+        request,
+        lambda by, once: ledger.reinstate(
+            body.suspension,
+            cause=body.cause,
+            reason=body.reason,
+            effective_at=body.effective_at,
+            by=by,
+            once=once,
+        ),
+    )
+
+
+@routes.get(
+    "/v1/suspensions",
+    summary="List suspensions",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(Page[Item]),
+)
+def suspensions(
+    request: Request,
+    asked: PageAsked,
+    travel: Travel,
+    subject: Text = None,
+    state: SuspensionState | None = None,
+    review: bool | None = None,
+    in_force: Instant | None = None,
+    model: Text = None,
+    policy: Text = None,
+    category: Text = None,
+    operator: Text = None,
+    recorded_from: From = None,
+    to: To = None,
+) -> Response:
+    """List suspensions, newest first.
+
+    ``state`` is that at ``at``; ``in_force`` is an instant at which they were in force; ``review`` lists
+    those that wait for a person; ``model`` matches by id, by type and by group.
+    """
+    return page(
+        request,
+        asked,
+        travel,
+        lambda c, times, limit: service_of(request).access.suspensions(
+            c,
+            at=times.at,
+            position=times.position,
+            limit=limit,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            subject=subject_key(subject),
+            state=state,
+            review=review,
+            in_force_at=in_force,
+            model=model_key(model),
+            policy=policy,
+            category=category,
+            operator=operator,
+            recorded_from=recorded_from,
+            recorded_to=to,
+        ),
+    )
+
+
+@routes.get(
+    "/v1/suspensions/{id}",
+    summary="One suspension",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def suspension(request: Request, id: str, travel: Travel) -> Response:
+    """Return one suspension as it stands, or stood."""
+    return one(
+        request,
+        travel,
+        id,
+        lambda c, times: service_of(request).access.suspensions(
+            c, at=times.at, position=times.position, limit=1, id_=id
+        ),
+    )
+
+
+@routes.get(
+    "/v1/reinstatements",
+    summary="List reinstatements",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(Page[Item]),
+)
+def reinstatements(
+    request: Request,
+    asked: PageAsked,
+    travel: Travel,
+    subject: Text = None,
+    suspension: Text = None,
+    cause: Cause | None = None,
+    operator: Text = None,
+    recorded_from: From = None,
+    to: To = None,
+) -> Response:
+    """List reinstatements, newest first."""
+    return page(
+        request,
+        asked,
+        travel,
+        lambda c, times, limit: service_of(request).access.reinstatements(
+            c,
+            position=times.position,
+            limit=limit,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            subject=subject_key(subject),
+            suspension=suspension,
+            cause=cause,
+            operator=operator,
+            recorded_from=recorded_from,
+            recorded_to=to,
+        ),
+    )
+
+
+@routes.get(
+    "/v1/reinstatements/{id}",
+    summary="One reinstatement",
+    openapi_extra=allow(*READERS),
+    responses=read_responses(dict[str, Any], NotFound),
+)
+def reinstatement(request: Request, id: str, travel: Travel) -> Response:
+    """Return one reinstatement."""
+    return one(
+        request,
+        travel,
+        id,
+        lambda c, times: service_of(request).access.reinstatements(
+            c, position=times.position, limit=1, id_=id
+        ),
+    )

@@ -1,0 +1,81 @@
+"""How a ledger is configured: ``LEDGER_*`` variables, or a TOML file named by ``LEDGER_SETTINGS``.
+
+A variable wins over the file. An unknown name in the file is refused, so a slip cannot pass unseen.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ledger.domain.access import UnknownSubjects
+from ledger.domain.errors import InvalidValue
+
+SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each name is a variable with ``LEDGER_`` before it."""
+
+    model_config = SettingsConfigDict(env_prefix="LEDGER_", extra="forbid", frozen=True)
+
+    database_url: str = Field(
+        default="sqlite:///var/ledger.db",
+        description="Where the ledger is kept: sqlite:///relative/path or sqlite:////absolute/path.",
+    )
+    origin: str = Field(
+        default="ledger.localhost",
+        min_length=1,
+        max_length=200,
+        description="The name by which others know this ledger; set once, by init.",
+    )
+    unknown_subject: UnknownSubjects = Field(
+        default="allow",
+        description="What a check answers for a subject that the ledger holds no fact about.",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _sqlite_file(cls, url: str) -> str:
+        sqlite_path(url)
+        return url
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return sqlite_path(self.database_url)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments, then variables, then the file."""
+        named = os.environ.get(SETTINGS_FILE_VARIABLE)
+        if named is None:
+            return init_settings, env_settings
+        if not Path(named).is_file():
+            raise InvalidValue(f"{SETTINGS_FILE_VARIABLE} names {named}, which is no file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(named))
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that a ``sqlite:///`` URL names; raises ``ValueError``."""
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite" or parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004
+        raise ValueError("must be sqlite:///relative/path or sqlite:////absolute/path")
+    return Path(unquote(parts.path[1:]))

@@ -1,0 +1,149 @@
+"""The composition root: builds every part once and hands it to those that need it.
+
+The wall clock is read here and nowhere below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from eventsourcing.persistence import Cursor
+from projections.conduct import ConductRows
+
+from ledger.application import Ledger
+from ledger.domain.errors import NotFound
+from ledger.domain.values import Subject
+from ledger.service.feed import Feed
+from ledger.service.settings import Settings
+from ledger.service.ticker import Ticker
+from ledger.service.writer import Writer
+from ledger.store.codec import parse_recorded_at
+from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from projections.access import AccessIndex, AccessRows, from_microseconds
+from projections.operators import Keyring, OperatorRows
+from projections.trail import TrailRows
+
+
+def wall_clock() -> datetime:
+    """Say what time it is."""
+    return datetime.now(UTC)
+
+
+class Finder:
+    """Answers the ledger's questions about where things are written, from the projections."""
+
+    def __init__(
+        self,
+        store: LedgerDatastore,
+        access: AccessRows,
+        conduct: ConductRows,
+        operators: OperatorRows,
+    ) -> None:
+        self._store = store
+        self._access = access
+        self._stream_of = {
+            "sus_": access.stream_of,
+            "vio_": conduct.stream_of,
+            "key_": operators.stream_of,
+        }
+
+    def stream_of(self, id_: str) -> str | None:
+        """Return the stream that holds a violation, suspension or key."""
+        find = self._stream_of.get(id_[:4])
+        if find is None:
+            return None
+        with self._store.transaction(commit=False) as c:
+            return find(c, id_)
+
+    def resting_on(self, violation: str) -> Sequence[tuple[str, str]]:
+        """Return subject key and id of every suspension that names a violation as a ground."""
+        with self._store.transaction(commit=False) as c:
+            return self._access.resting_on(c, violation)
+
+    def children_of(self, subject: Subject) -> Sequence[Subject]:
+        """Return the subjects directly below a subject now."""
+        with self._store.transaction(commit=False) as c:
+            return self._access.children_of(c, subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Every part of a running service."""
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    recorder: LedgerRecorder
+    ledger: Ledger
+    access: AccessRows
+    conduct: ConductRows
+    trail: TrailRows
+    operators: OperatorRows
+    index: AccessIndex
+    keyring: Keyring
+    feed: Feed
+    writer: Writer
+    ticker: Ticker
+
+    def now(self) -> datetime:
+        """Say what time it is for reading: never before the newest event that is in memory."""
+        return max(self.clock(), from_microseconds(self.index.recorded_at))
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Cursor, int]]:
+        """Yield a cursor on one snapshot of the store, and the position of that snapshot."""
+        with self.recorder.store.transaction(commit=False) as cursor:
+            yield cursor, self.recorder.position
+
+    def start(self) -> None:
+        """Load what is in memory, then follow, write and tick."""
+        with self.recorder.store.transaction(commit=False) as c:
+            c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
+            row = c.fetchone()
+            if row is None:
+                raise NotFound(
+                    f"{self.settings.database_url} holds no ledger; "
+                    "run compliance-ledger init first"
+                )
+            self.index.load(c, row[0], parse_recorded_at(row[1]))
+            self.keyring.load(c)
+            position = row[0]
+        self.feed.start(position)
+        self.writer.start()
+        self.ticker.start()
+
+    def stop(self) -> None:
+        """Finish what is under way and let go of the store."""
+        self.ticker.stop()
+        self.writer.stop()
+        self.feed.stop()
+        self.recorder.store.close()
+
+
+def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
+    """Build a service on its store, and make the store's tables where they are missing."""
+    path = settings.database_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = LedgerDatastore(path)
+    access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
+    recorder = LedgerRecorder(store, clock=clock, projections=(access, conduct, operators, trail))
+    recorder.create_table()
+    ledger = Ledger(recorder, Finder(store, access, conduct, operators))
+    index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
+    return Service(
+        settings=settings,
+        clock=clock,
+        recorder=recorder,
+        ledger=ledger,
+        access=access,
+        conduct=conduct,
+        trail=trail,
+        operators=operators,
+        index=index,
+        keyring=keyring,
+        feed=Feed(recorder, (index, keyring)),
+        writer=Writer(ledger),
+        ticker=Ticker(ledger, recorder, access, clock),
+    )

@@ -1,0 +1,103 @@
+"""Group commit: commands that arrive together share one transaction, and so one wait for the disk.
+
+Each command is still decided and refused by itself, in a savepoint, and none is answered before the
+commit that makes it durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from ledger.application import Ledger
+from ledger.domain.errors import Unavailable
+
+COMMANDS_TOGETHER_MAX: Final = 64  # bounds how long the first of them waits for the last
+WAITING_MAX: Final = 10_000  # more than that is not a queue but an outage
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    command: Callable[[], T]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[T]
+    result: T | None = None
+    error: BaseException | None = None
+
+    def finish(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+            self.loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if self.future.done():  # the caller went away
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+class Writer:
+    """The one thread of a process that runs commands."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._jobs: queue.Queue[_Job[object] | None] = queue.Queue(WAITING_MAX)
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take commands."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Run what is waiting, then stop."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    async def run(self, command: Callable[[], T]) -> T:
+        """Run a command and return what it returns, once that is committed.
+
+        Raises what the command raises; ``Unavailable`` when too many commands wait.
+        """
+        loop = asyncio.get_running_loop()
+        job: _Job[T] = _Job(command, loop, loop.create_future())
+        try:
+            self._jobs.put_nowait(job)  # type: ignore[arg-type]
+        except queue.Full:
+            raise Unavailable(f"{WAITING_MAX} commands are waiting") from None
+        return await job.future
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            last = False
+            while len(jobs) < COMMANDS_TOGETHER_MAX and not self._jobs.empty():
+                job = self._jobs.get_nowait()
+                if job is None:
+                    last = True
+                    break
+                jobs.append(job)
+            self._commit(jobs)
+            if last:
+                return
+
+    def _commit(self, jobs: list[_Job[object]]) -> None:
+        try:
+            with self._ledger.together():
+                for job in jobs:
+                    try:
+                        job.result = job.command()
+                    except Exception as error:  # noqa: BLE001 - it is the caller's to handle
+                        job.error = error
+        except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
+            for job in jobs:
+                job.error = job.error or error
+        for job in jobs:
+            job.finish()

@@ -1,0 +1,203 @@
+"""A running service: real HTTP over a real socket, on a real database file, with a clock that tests set."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from ledger.application import SYSTEM_AUTHOR
+from ledger.domain.values import Role
+from ledger.service.http.app import create_app
+from ledger.service.settings import Settings
+from ledger.service.wiring import Service, build
+from tests.checks import check_ledger
+
+T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+
+
+@dataclass
+class SetClock:
+    """A clock that stands still until it is set or moved."""
+
+    now: datetime = T0
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **delta: float) -> datetime:
+        """Move the clock; returns the new instant."""
+        self.now += timedelta(**delta)
+        return self.now
+
+
+@dataclass
+class Running:
+    """A running service, with a client and a key for each role."""
+
+    service: Service
+    url: str
+    clock: SetClock
+    keys: dict[str, str]
+    http: httpx.Client
+    checked: bool = field(default=True)
+
+    def __call__(
+        self, method: str, path: str, *, role: str | None = None, **more: Any
+    ) -> httpx.Response:
+        """Send a request with the key of a role."""
+        headers = dict(more.pop("headers", {}))
+        if role is not None:
+            headers["Authorization"] = f"Bearer {self.keys[role]}"
+        return self.http.request(method, path, headers=headers, **more)
+
+    def done(self, method: str, path: str, *, role: str, **more: Any) -> dict[str, Any]:
+        """Send a request that must succeed; returns the body."""
+        response = self(method, path, role=role, **more)
+        assert response.status_code in (200, 201), response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+    def allowed(self, subject: str, resource: str, **more: Any) -> bool:
+        """Ask the decision point about one subject and one model."""
+        return bool(self.decision(subject, resource, **more)["decision"])
+
+    def decision(self, subject: str, resource: str, **more: Any) -> dict[str, Any]:
+        """Ask the decision point; returns the whole answer."""
+        kind, _, id_ = subject.partition(":")
+        body = {
+            "subject": {"type": kind, "id": id_},
+            "action": {"name": "use"},
+            "resource": {"type": "model", "id": resource},
+            **more,
+        }
+        return self.done("POST", "/access/v1/evaluation", role="service", json=body)
+
+
+def open_ledger(service: Service) -> dict[str, str]:
+    """Open the ledger and return a key for each role."""
+    keys = {}
+    with service.ledger.together():
+        service.ledger.open("test.ledger")
+        for role in Role:
+            service.ledger.enroll(f"the-{role}", role=role, by=SYSTEM_AUTHOR)
+            done = service.ledger.issue_key(f"the-{role}", by=SYSTEM_AUTHOR)
+            assert done.secret is not None
+            keys[str(role)] = done.secret
+    return keys
+
+
+def serve(service: Service) -> tuple[uvicorn.Server, threading.Thread, str]:
+    """Serve in a thread on a free port of 127.0.0.1; returns when it answers."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(
+        create_app(service), log_level="warning", access_log=False, lifespan="on", ws="none"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    # The socket listens already, so the first request waits in its queue until the service has started.
+    assert httpx.get(f"{url}/livez", timeout=10).status_code == 200
+    return server, thread, url
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(database_url=f"sqlite:///{tmp_path / 'ledger.db'}", origin="test.ledger")
+
+
+@pytest.fixture
+def running(settings: Settings, clock: SetClock) -> Iterator[Running]:
+    """A service that is checked as a whole when the test is over."""
+    service = build(settings, clock=clock)
+    keys = open_ledger(service)
+    server, thread, url = serve(service)
+    with httpx.Client(base_url=url, timeout=20) as http:
+        run = Running(service, url, clock, keys, http)
+        yield run
+        if run.checked:
+            check_ledger(service)
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+POLICY = {
+    "title": "Acceptable use",
+    "clauses": [
+        {
+            "id": "fraud",
+            "title": "Fraud",
+            "text": "Do not deceive people for gain.",
+            "category": "fraud",
+            "severity": "high",
+        },
+        {
+            "id": "disinformation",
+            "title": "Disinformation",
+            "text": "Do not spread what you know to be false.",
+            "category": "disinformation",
+            "severity": "medium",
+        },
+    ],
+}
+FRONTIER = ["atlas-3", "atlas-3-vision", "cipher-2"]
+SMALL = ["mini-2", "embed-1"]
+
+
+@pytest.fixture
+def founded(running: Running) -> Running:
+    """A running service with five models, the group frontier and a policy."""
+    for model in (*FRONTIER, *SMALL):
+        body = {"resource": {"type": "model", "id": model}, "properties": {"status": "released"}}
+        running.done("PUT", "/v1/resources", role="admin", json=body)
+    members = [{"type": "model", "id": model} for model in FRONTIER]
+    running.done("PUT", "/v1/groups/frontier", role="admin", json={"resources": members})
+    running.done("PUT", "/v1/policies/aup", role="admin", json=POLICY)
+    return running
+
+
+def violation_of(run: Running, subject: str, clause: str = "fraud", **more: Any) -> str:
+    """Record a violation now; returns its id."""
+    kind, _, id_ = subject.partition(":")
+    body = {
+        "subject": {"type": kind, "id": id_},
+        "policy": "aup@1",
+        "clause": clause,
+        "occurred_at": run.clock().isoformat(),
+        "detected_by": "human",
+        "summary": "It happened.",
+        **more,
+    }
+    return str(run.done("POST", "/v1/violations", role="reporter", json=body)["id"])
+
+
+def suspension_of(run: Running, subject: str, **more: Any) -> str:
+    """Suspend a subject from the group frontier for two months, for a new violation; returns its id."""
+    kind, _, id_ = subject.partition(":")
+    body: dict[str, Any] = {
+        "subject": {"type": kind, "id": id_},
+        "scope": {"resources": [{"group": "frontier"}]},
+        "reason": "Repeated fraud.",
+        **more,
+    }
+    if not {"duration", "ends_at", "indefinite"} & set(body):
+        body["duration"] = "P2M"
+    if "grounds" not in body and "basis" not in body:
+        body["grounds"] = [violation_of(run, subject)]
+    return str(run.done("POST", "/v1/suspensions", role="officer", json=body)["id"])
