@@ -19,7 +19,7 @@ SOURCES := $(wildcard ledger projections tests benchmarks)
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup run test lint types fmt bench soak lock clean
+.PHONY: help setup run test lint types fmt golden bench soak lock clean
 
 ##@ Start
 help: ## Print this help
@@ -54,6 +54,9 @@ bench: setup ## Run every benchmarks/bench_*.py and print its figures
 fmt: setup ## Format the code and mend what can be mended safely
 	$(BIN)/ruff check --fix-only $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+golden: setup ## Keep the bytes of new event versions in tests/golden (never overwrites one)
+	$(BIN)/python -m tests.golden.make
 
 lock: setup ## Bring requirements.lock in line with pyproject.toml (UPGRADE=1 takes newer versions)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal \

@@ -136,6 +136,7 @@ class Ledger:
         self.finder = finder
         self._entropy = entropy
         self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
+        self._appended = 0
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -367,7 +368,7 @@ class Ledger:
         """
         served: list[Recorded] = []
         with self._transaction():
-            now = self._now()
+            now = self.recorder.now()
             for suspension in suspensions:
                 record = self._holding(suspension)
                 event = record.serve_term(
@@ -548,12 +549,14 @@ class Ledger:
     def _transaction(self) -> Iterator[None]:
         # The turn is kept until the cache is cleared, or another thread could decide on it first.
         with self.recorder.store.turn:
+            before = self._appended
             try:
                 with self.recorder.transaction():
                     yield
             except BaseException:
-                # What was folded inside may include events that are now rolled back.
-                self._folded.clear()
+                if self._appended != before:
+                    # What was folded since may include events that are now rolled back.
+                    self._folded.clear()
                 raise
 
     def _decide(
@@ -567,7 +570,7 @@ class Ledger:
         with self._transaction():
             if once and (before := self._done_before(by, once)):
                 return Done(before, "repeated")
-            now = self._now()
+            now = self.recorder.now()
             decided = decide(now)
             if isinstance(decided, Recorded):
                 done = Done(decided, "unchanged")
@@ -605,14 +608,8 @@ class Ledger:
                 "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (event.stream,)
             )
             version = c.fetchone()[0] + 1
-        stored = self.recorder.mapper.to_stored_event(Placed(event.stream, version, draft))
-        positions = self.recorder.insert_events([stored], recorded_at=now)
-        assert positions is not None
-        return Recorded(positions[0], event.stream, version, now, by, caused_by, event)
-
-    def _now(self) -> datetime:
-        with self.recorder.store.transaction(commit=False) as c:
-            return self.recorder.now(c)
+            self._appended += 1
+            return self.recorder.append(c, Placed(event.stream, version, draft), now)
 
     def _new_id(self, prefix: str, now: datetime) -> str:
         return sortable_id(prefix, now, self._entropy(10))

@@ -636,7 +636,9 @@ def _end_of_term(
             field="/duration",
         )
     end = end_after(start, duration) if duration is not None else ends_at
-    if end is not None and end > end_after(start, f"P{SUSPENSION_YEARS_MAX}Y"):
+    # Most terms are far shorter, and a year has at least 365 days: the calendar is asked only then.
+    may_be_too_long = end is not None and end - start > timedelta(days=365 * SUSPENSION_YEARS_MAX)
+    if end and may_be_too_long and end > end_after(start, f"P{SUSPENSION_YEARS_MAX}Y"):
         raise EndTooFar(
             f"{format_instant(end)} is more than {SUSPENSION_YEARS_MAX} years after the start",
             field="/duration" if duration is not None else "/ends_at",

@@ -234,7 +234,7 @@ def parse_instant(raw: object) -> datetime:
 
 def format_instant(instant: datetime) -> str:
     """Return the one form in which instants are stored and shown: UTC, six digits, ``Z``."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+    return instant.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 Instant = Annotated[

@@ -26,7 +26,7 @@ from eventsourcing.sqlite import (
 from ledger.domain.errors import StoreBusy, Unavailable
 from ledger.domain.events import Recorded
 from ledger.domain.values import format_instant
-from ledger.store.codec import LedgerMapper, RecordedNotification, parse_recorded_at
+from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
 from ledger.store.projection import Projection
 
 SCHEMA_VERSION: Final = 1
@@ -207,6 +207,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         self.mapper = LedgerMapper()
         self._pending: list[Recorded] = []
         self._level = 0
+        self._head = (0, _BEGINNING)
 
     def construct_create_table_statements(self) -> list[str]:
         """Our own tables instead of the library's: dense positions, triggers, commands."""
@@ -238,13 +239,16 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         Nested in the same thread it is a savepoint. ``committed`` runs after the outermost commit.
         """
         with self.store.turn:
-            before, level = len(self._pending), self._level
+            before, level, head = len(self._pending), self._level, self._head
             self._level += 1
             try:
                 with self.store.transaction(commit=True) as cursor:
+                    if level == 0:
+                        self._head = self._read_head(cursor)
                     yield cursor
             except BaseException:
                 del self._pending[before:]
+                self._head = head
                 raise
             finally:
                 self._level = level
@@ -253,12 +257,19 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 if recorded:
                     self.committed(recorded)
 
-    def now(self, c: SQLiteCursor) -> datetime:
-        """Return the instant at which an event appended now is recorded: never before the last."""
-        c.execute("SELECT recorded_at FROM events ORDER BY position DESC LIMIT 1")
+    @staticmethod
+    def _read_head(c: SQLiteCursor) -> tuple[int, datetime]:
+        c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
         row = c.fetchone()
-        last = parse_recorded_at(row[0]) if row else _BEGINNING
-        return max(self.clock(), last)
+        return (row[0], parse_recorded_at(row[1])) if row else (0, _BEGINNING)
+
+    def now(self) -> datetime:
+        """Return the instant at which an event appended now is recorded: never before the last.
+
+        Only inside ``transaction``: the lock is what makes it true at the commit.
+        """
+        assert self._level, "there is no transaction"
+        return max(self.clock(), self._head[1])
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
@@ -275,9 +286,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         recorded_at: datetime | None = None,
         **_: Any,
     ) -> Sequence[int]:
-        at = recorded_at or self.now(c)
-        c.execute("SELECT coalesce(max(position), 0) FROM events")
-        head = c.fetchone()[0]
+        at = recorded_at or self.now()
+        head = self._head[0]
         positions = list(range(head + 1, head + 1 + len(stored_events)))
         for position, stored in zip(positions, stored_events, strict=True):
             try:
@@ -312,7 +322,23 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 for projection in self.projections:
                     projection.apply(c, recorded)
                 self._pending.append(recorded)
+            self._head = (position, at)
         return positions
+
+    def append(self, c: SQLiteCursor, placed: Placed, recorded_at: datetime) -> Recorded:
+        """Append one draft inside ``transaction``; returns the fact with its position."""
+        stored = self.mapper.to_stored_event(placed)
+        (position,) = self._insert_events(c, [stored], recorded_at=recorded_at)
+        draft = placed.draft
+        return Recorded(
+            position,
+            placed.stream,
+            placed.version,
+            recorded_at,
+            draft.author,
+            draft.caused_by,
+            draft.event,
+        )
 
     def find_command(self, c: SQLiteCursor, operator: str, key: str) -> tuple[str, int] | None:
         """Return the fingerprint and position of the command that used this idempotency key."""
@@ -459,9 +485,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """Return the events at positions, in the order of ``positions``; each must exist."""
         with self.store.transaction(commit=False) as c:
-            c.execute(
-                _SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions
-            )
+            c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
             found = {row["position"]: self._recorded(row) for row in c.fetchall()}
             return [found[position] for position in positions]
 
