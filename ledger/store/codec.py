@@ -112,6 +112,8 @@ def decode(
             )
         author = Author(envelope["operator"], envelope["on_behalf_of"], envelope["request_id"])
         event = event_type.model_validate(envelope["data"])
+        if event.stream != stream:
+            raise ValueError(f"it is a fact of {event.stream}, not of {stream}")  # noqa: TRY301
     except (ValidationError, ValueError, TypeError, KeyError) as error:
         raise TamperDetected(
             f"event {position} ({type_}) cannot be read: {error}", position=position
@@ -126,9 +128,14 @@ def _envelope(state: bytes) -> dict[str, Any]:
     return envelope
 
 
-def parse_recorded_at(text: str) -> datetime:
-    """Read the ``recorded_at`` column, which is always in the one stored form."""
-    return datetime.fromisoformat(text).astimezone(UTC)
+def parse_recorded_at(text: str, position: int | None = None) -> datetime:
+    """Read the ``recorded_at`` column. Raises ``TamperDetected`` for another form than ours."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        raise TamperDetected(
+            f"event {position} was recorded at {text!r}, which is no instant", position=position
+        ) from None
 
 
 def as_json(recorded: Recorded) -> dict[str, object]:

@@ -2,23 +2,39 @@
 
 A projection is a function of the events alone. Where live rows differ from rebuilt ones, the rows
 were changed by something else, or a projection's code changed since they were written.
+
+Rebuilding uses all cores: each process replays the events into a file of its own, for its share of
+the projections. Rows are inserted in batches and indexes made at the end, which is what makes it
+many times faster than the appends were.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eventsourcing.sqlite import SQLiteCursor
 
-from ledger.store.sqlite import LedgerRecorder
+from ledger.store.projection import Projection
+from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
 PROGRESS_EVERY: Final = 10_000  # events between two calls of the progress function
+ALONE_MAX: Final = 50_000  # events below which starting processes costs more than it saves
+ROWS_TOGETHER: Final = 5_000  # rows inserted by one statement: some megabytes
+COMPARED_TOGETHER: Final = 1_000  # rows compared at once
+
+_INSERT = re.compile(r"INSERT INTO (\w+)\b(?!.*\bSELECT\b)", re.DOTALL)
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +62,7 @@ def rebuild(
     recorder: LedgerRecorder,
     *,
     repair: bool = False,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = lambda _done, _all: None,
 ) -> Rebuilt:
     """Rebuild all projections of ``recorder`` beside the live ones, and compare, in one snapshot.
 
@@ -57,49 +73,145 @@ def rebuild(
         tempfile.TemporaryDirectory(prefix="ledger-rebuild-") as folder,
         recorder.store.transaction(commit=repair) as live,
     ):
-        path = Path(folder) / "rebuilt.db"
-        events = _rebuild_into(path, recorder, progress)
+        total = recorder.position
         differences = []
-        fresh = sqlite3.connect(path, isolation_level=None)
-        try:
-            for projection in recorder.projections:
-                for table in projection.TABLES:
-                    found = _compare(projection.NAME, table, fresh, live)
-                    if found:
-                        differences.append(found)
-                        if repair:
-                            _replace(table, fresh, live)
-        finally:
-            fresh.close()
-    return Rebuilt(events, differences)
+        for projections, path in _replay_all(recorder, Path(folder), total, progress):
+            fresh = sqlite3.connect(path, isolation_level=None)
+            try:
+                for projection in projections:
+                    for table in projection.TABLES:
+                        found = _compare(projection.NAME, table, fresh, live)
+                        if found:
+                            differences.append(found)
+                            if repair:
+                                _replace(table, fresh, live)
+            finally:
+                fresh.close()
+    return Rebuilt(total, differences)
 
 
-def _rebuild_into(
-    path: Path, recorder: LedgerRecorder, progress: Callable[[int, int], None]
-) -> int:
+# --- replaying ------------------------------------------------------------------------------------
+
+
+def _replay_all(
+    recorder: LedgerRecorder, folder: Path, total: int, progress: Progress
+) -> list[tuple[Sequence[Projection], Path]]:
+    """Replay the events into new files; returns which projections each file holds."""
+    shares: list[Sequence[Projection]] = [recorder.projections]
+    cores = os.cpu_count() or 1
+    if total > ALONE_MAX and cores > 1:
+        # The trail writes about as much as all others together, and comes last.
+        shares = [recorder.projections[-1:], recorder.projections[:-1]]
+    files = [(share, folder / f"rebuilt-{number}.db") for number, share in enumerate(shares)]
+    if len(files) == 1:
+        _replay(recorder.events(until=total), *files[0], total, progress)
+        return files
+    # A fresh interpreter, because a copy of this one would share its threads' locks.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(files) - 1, mp_context=spawn) as others:
+        running = [
+            others.submit(_replay_elsewhere, recorder.store.path, share, path, total)
+            for share, path in files[1:]
+        ]
+        _replay(recorder.events(until=total), *files[0], total, progress)
+        for one in running:
+            one.result()
+    return files
+
+
+def _replay_elsewhere(
+    database: str, projections: Sequence[Projection], path: Path, total: int
+) -> None:
+    recorder = LedgerRecorder(LedgerDatastore(database), clock=_no_clock)
+    try:
+        _replay(recorder.events(until=total), projections, path, total, lambda _done, _all: None)
+    finally:
+        recorder.store.close()
+
+
+def _no_clock() -> Any:
+    raise AssertionError("a replay appends nothing, so it needs no time")
+
+
+def _replay(
+    events: Iterable[Any],
+    projections: Sequence[Projection],
+    path: Path,
+    total: int,
+    progress: Progress,
+) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     # A throw-away file: speed matters, surviving a crash does not.
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     connection.row_factory = sqlite3.Row
     try:
-        for projection in recorder.projections:
-            for statement in projection.DDL:
+        statements = [statement for projection in projections for statement in projection.DDL]
+        indexes = [statement for statement in statements if "CREATE INDEX" in statement]
+        for statement in statements:
+            if statement not in indexes:
                 connection.execute(statement)
-        total, done = recorder.position, 0
         connection.execute("BEGIN")
-        cursor = SQLiteCursor(connection.cursor())
-        for recorded in recorder.events(until=total):
-            for projection in recorder.projections:
+        cursor = _BatchingCursor(connection.cursor())
+        for recorded in events:
+            for projection in projections:
                 projection.apply(cursor, recorded)
-            done = recorded.position
-            if done % PROGRESS_EVERY == 0:
-                progress(done, total)
+            if recorded.position % PROGRESS_EVERY == 0:
+                progress(recorded.position, total)
+        cursor.flush()
         connection.execute("COMMIT")
-        progress(done, total)
-        return done
+        for statement in indexes:
+            connection.execute(statement)
+        progress(total, total)
     finally:
         connection.close()
+
+
+class _BatchingCursor(SQLiteCursor):
+    """Holds plain inserts back and writes many at once.
+
+    Any other statement on a table runs after the rows that are held for that table.
+    """
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        super().__init__(cursor)
+        self._held: dict[str, list[Any]] = {}
+        self._table_of: dict[str, str | None] = {}
+        self._words_of: dict[str, frozenset[str]] = {}
+
+    def execute(self, statement: str | bytes, params: Any = ()) -> None:
+        """Hold a plain insert back; run anything else after what it may read is written."""
+        statement = str(statement)
+        if statement not in self._table_of:
+            match = _INSERT.match(statement)
+            self._table_of[statement] = match[1] if match else None
+            self._words_of[statement] = frozenset(re.findall(r"\w+", statement))
+        if self._table_of[statement] is not None:
+            rows = self._held.setdefault(statement, [])
+            rows.append(params)
+            if len(rows) >= ROWS_TOGETHER:
+                self._write(statement)
+            return
+        for held in list(self._held):
+            if self._table_of[held] in self._words_of[statement]:
+                self._write(held)
+        self.sqlite_cursor.execute(statement, params)
+
+    def executemany(self, statement: str, params: Any) -> None:
+        """Hold each row back."""
+        for row in params:
+            self.execute(statement, row)
+
+    def flush(self) -> None:
+        """Write everything that is held."""
+        for statement in list(self._held):
+            self._write(statement)
+
+    def _write(self, statement: str) -> None:
+        self.sqlite_cursor.executemany(statement, self._held.pop(statement))
+
+
+# --- comparing ------------------------------------------------------------------------------------
 
 
 def _compare(
@@ -108,34 +220,36 @@ def _compare(
     """Walk both tables in the order of all their columns and note where they part."""
     columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({table})")]
     query = f"SELECT * FROM {table} ORDER BY {', '.join(columns)}"
-    live.execute(query)
-    rebuilt_rows, live_rows = iter(fresh.execute(query)), iter(live.sqlite_cursor)
+    rebuilt_rows = fresh.execute(query)
+    live_rows = live.sqlite_cursor.connection.cursor()
+    live_rows.row_factory = None
+    live_rows.execute(query)
+    ours: list[tuple[object, ...]] = []
+    theirs: list[tuple[object, ...]] = []
     missing: list[tuple[object, ...]] = []
     extra: list[tuple[object, ...]] = []
-    ours, theirs = next(rebuilt_rows, None), next(live_rows, None)
-    while ours is not None or theirs is not None:
-        mine = None if ours is None else tuple(ours)
-        other = None if theirs is None else tuple(theirs)
-        if mine == other:
-            ours, theirs = next(rebuilt_rows, None), next(live_rows, None)
-        elif other is None or (mine is not None and _order(mine) < _order(other)):
-            assert mine is not None
-            missing.append(mine)
-            ours = next(rebuilt_rows, None)
+    while len(missing) + len(extra) < 2 * DIFFERENCES_SHOWN_MAX:
+        ours = ours or rebuilt_rows.fetchmany(COMPARED_TOGETHER)
+        theirs = theirs or live_rows.fetchmany(COMPARED_TOGETHER)
+        if ours == theirs:
+            if not ours:
+                break
+            ours, theirs = [], []
+        elif not theirs or (ours and _order(ours[0]) < _order(theirs[0])):
+            missing.append(ours.pop(0))
+        elif not ours or _order(theirs[0]) < _order(ours[0]):
+            extra.append(theirs.pop(0))
         else:
-            extra.append(other)
-            theirs = next(live_rows, None)
-        if len(missing) + len(extra) >= 2 * DIFFERENCES_SHOWN_MAX:
-            break
+            ours, theirs = ours[1:], theirs[1:]
     if not missing and not extra:
         return None
     return Difference(projection, table, missing, extra)
 
 
-def _order(row: tuple[object, ...]) -> tuple[tuple[int, object], ...]:
+def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:
     """Order rows as SQLite does: null, then numbers, then text, then bytes."""
 
-    def rank(value: object) -> tuple[int, object]:
+    def rank(value: object) -> tuple[int, Any]:
         match value:
             case None:
                 return (0, 0)

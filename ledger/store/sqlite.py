@@ -261,7 +261,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
     def _read_head(c: SQLiteCursor) -> tuple[int, datetime]:
         c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
         row = c.fetchone()
-        return (row[0], parse_recorded_at(row[1])) if row else (0, _BEGINNING)
+        return (row[0], parse_recorded_at(row[1], row[0])) if row else (0, _BEGINNING)
 
     def now(self) -> datetime:
         """Return the instant at which an event appended now is recorded: never before the last.
@@ -417,7 +417,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                     row["type"],
                     row["state"],
                     row["position"],
-                    parse_recorded_at(row["recorded_at"]),
+                    parse_recorded_at(row["recorded_at"], row["position"]),
                 )
                 for row in c.fetchall()
             ]
@@ -497,6 +497,6 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 row["type"],
                 row["state"],
                 row["position"],
-                parse_recorded_at(row["recorded_at"]),
+                parse_recorded_at(row["recorded_at"], row["position"]),
             )
         )

@@ -14,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from ledger.domain.access import Request as AccessRequest
-from ledger.domain.access import decide, in_force_on
+from ledger.domain.access import UnknownSubjects, decide, in_force_on
 from ledger.domain.catalogue import Catalogue
 from ledger.domain.record import Record
 from ledger.domain.values import (
@@ -41,7 +41,7 @@ from ledger.service.http.route import (
     router,
     service_of,
 )
-from ledger.service.http.shapes import SubjectKey, Times, Travel, read_responses
+from ledger.service.http.shapes import SubjectKey, Times, Travel, read_responses, subject_of
 from projections.access import (
     NEVER,
     AccessIndex,
@@ -408,7 +408,7 @@ def access(request: Request, subject: SubjectKey, travel: Travel) -> Response:
     ``at`` asks what was in force then; ``known_at`` or ``known_position`` what the ledger knew then.
     """
     service = service_of(request)
-    asked = Subject.parse(subject)
+    asked = subject_of(subject)
     with service.reading() as (_, head):
         times = travel.resolve(service, head)
         known = service.ledger.known([asked], position=times.position)
@@ -423,7 +423,13 @@ def access(request: Request, subject: SubjectKey, travel: Travel) -> Response:
         ],
         "resources": [
             _resource_access(
-                known.records, known.catalogue, asked, entry.resource, entry.actions, times
+                known.records,
+                known.catalogue,
+                asked,
+                entry.resource,
+                entry.actions,
+                times,
+                service.settings.unknown_subject,
             )
             for entry in known.catalogue.listed_at(times.at)
         ],
@@ -438,9 +444,16 @@ def _resource_access(
     resource: Resource,
     actions: Sequence[str],
     times: Times,
+    unknown: UnknownSubjects,
 ) -> dict[str, object]:
     decided = {
-        action: decide(records, catalogue, AccessRequest(subject, resource, action), times.at)
+        action: decide(
+            records,
+            catalogue,
+            AccessRequest(subject, resource, action),
+            times.at,
+            unknown=unknown,
+        )
         for action in actions
     }
     refused = [decision for decision in decided.values() if not decision.allowed]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,17 +26,14 @@ from ledger.service.http import (
     suspensions,
 )
 from ledger.service.http.problems import (
-    InvalidRequest,
     internal_error,
     on_http_exception,
     on_invalid_request,
     on_ledger_error,
-    problem_of,
 )
 from ledger.service.wiring import Service
 
 VERSION: Final = "0.1.0"
-_REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +100,6 @@ class Envelope:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        if not _REQUEST_ID.match(request_id):
-            refusal = problem_of(
-                InvalidRequest("X-Request-ID must have 1 to 256 printable ASCII characters")
-            )
-            await refusal(scope, receive, send_with_id)
-            return
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:

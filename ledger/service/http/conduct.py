@@ -198,11 +198,11 @@ def violations(
     )
 
 
-def model_key(model: str | None) -> str | None:
+def model_key(model: str | None, *, parameter: str = "model") -> str | None:
     """Return the resource key that a ``model`` filter means: ``atlas-3`` is ``model:atlas-3``."""
     if model is None:
         return None
-    return subject_key(model if ":" in model else f"model:{model}")
+    return subject_key(model if ":" in model else f"model:{model}", parameter=parameter)
 
 
 @routes.get(

@@ -58,7 +58,7 @@ def event_filter(
         "on_behalf_of": on_behalf_of,
         "policy": policy,
         "category": category,
-        "resource": model_key(resource),
+        "resource": model_key(resource, parameter="resource"),
         "recorded_from": recorded_from,
         "recorded_to": to,
         "q": q,

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from ledger.domain.errors import (
     Conflict,
@@ -25,6 +26,7 @@ from ledger.domain.errors import (
 PROBLEM_TYPE: Final = "urn:compliance-ledger:problem:"
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1  # what was not ready is usually ready a second later
+ERRORS_SHOWN_MAX: Final = 50  # more faults than anybody mends at once; the answer stays small
 
 STATUS: Final[Mapping[type[LedgerError], int]] = {
     Refused: 422,
@@ -117,9 +119,16 @@ class Problem(BaseModel):
     detail: str
     code: str
     hint: str
-    field: str | None = Field(default=None, description="JSON pointer of the member at fault.")
+    field: str | None = Field(
+        default=None,
+        description="JSON pointer of the member, or name of the parameter or header, at fault.",
+    )
     errors: list[dict[str, str]] | None = Field(
-        default=None, description="Every member at fault, each with detail and pointer."
+        default=None,
+        description=(
+            f"The first {ERRORS_SHOWN_MAX} faults, each with detail and with the pointer of its "
+            "member or the name of its parameter or header."
+        ),
     )
 
 
@@ -180,7 +189,7 @@ async def on_invalid_request(_: Request, error: Exception) -> Response:
 def invalid_request(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """Return the refusal for what pydantic found wrong."""
     errors = []
-    for item in found:
+    for item in found[:ERRORS_SHOWN_MAX]:
         where, *path = item["loc"]
         pointer = "".join(f"/{_escaped(part)}" for part in path if not _is_tag(part))
         named = (
@@ -190,8 +199,13 @@ def invalid_request(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
         message = str(item["msg"]).removeprefix("Value error, ")
         errors.append({"detail": f"{named}: {message[:1].lower()}{message[1:]}", **place})
     detail = "; ".join(error["detail"] for error in errors[:5])
-    first = next((error["pointer"][1:] for error in errors if "pointer" in error), None)
+    first = errors[0].get("parameter") or errors[0]["pointer"].removeprefix("#")
     return InvalidRequest(detail, field=first, errors=errors)
+
+
+def invalid_header(name: str, fault: str) -> InvalidRequest:
+    """Return the refusal of a header that has not its form."""
+    return InvalidRequest(f"{name} {fault}", field=name, errors=[{"detail": fault, "header": name}])
 
 
 def _escaped(part: object) -> str:
@@ -205,7 +219,7 @@ def _is_tag(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
 
 
-async def on_http_exception(_: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     codes = {
@@ -217,9 +231,21 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
         ),
     }
     code, title, hint = codes.get(error.status_code, ("refused", "Refused", ""))
-    return problem(
-        error.status_code, code, title, str(error.detail), hint, headers=error.headers or {}
-    )
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = _methods_of_path(request)
+    return problem(error.status_code, code, title, str(error.detail), hint, headers=headers)
+
+
+def _methods_of_path(request: Request) -> str:
+    """Return every method of a path: the framework names those of the first route that has it."""
+    methods = {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    }
+    return ", ".join(sorted(methods))
 
 
 def internal_error() -> Response:

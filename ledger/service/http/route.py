@@ -32,6 +32,7 @@ from ledger.service.http.problems import (
     NotAllowed,
     NotAuthenticated,
     UnsupportedMediaType,
+    invalid_header,
 )
 from ledger.store.codec import as_json
 from projections.operators import Caller
@@ -99,7 +100,6 @@ class LedgerRoute(APIRoute):
         has_body = self.body_field is not None
 
         async def handle_behind_gate(request: Request) -> Response:
-            _check_text(request)
             if roles is not None:
                 caller = authenticate(request)
                 if caller.role not in roles:
@@ -108,6 +108,8 @@ class LedgerRoute(APIRoute):
                         f"{' or '.join(sorted(roles))}"
                     )
                 request.state.caller = caller
+            _check_text(request)
+            _check_request_id(request)
             _check_query(request, parameters.keys(), many)
             if has_body:
                 # Starlette takes these two for what it would read itself.
@@ -164,8 +166,8 @@ def author_of(request: Request) -> Author:
         try:
             human = Subject.parse(raw.encode("latin-1").decode("utf-8")).key
         except (UnicodeDecodeError, InvalidValue) as error:
-            raise InvalidRequest(
-                f"Ledger-On-Behalf-Of must name a subject like user:jane: {error}"
+            raise invalid_header(
+                "Ledger-On-Behalf-Of", f"must name a subject like user:jane: {error}"
             ) from None
     return Author(caller.operator, human, request.state.request_id)
 
@@ -181,8 +183,8 @@ def once_of(request: Request) -> Once | None:
         return None
     key = raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] == '"' else raw
     if not _ID_HEADER.match(key):
-        raise InvalidRequest(
-            f"Idempotency-Key must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
+        raise invalid_header(
+            "Idempotency-Key", f"must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
         )
     body = getattr(request, "_json", None)
     payload = json.dumps(body, sort_keys=True, separators=(",", ":"))
@@ -203,6 +205,13 @@ def _check_text(request: Request) -> None:
             raise MalformedRequest(f"the {name} is not valid UTF-8 once decoded") from None
 
 
+def _check_request_id(request: Request) -> None:
+    if not _ID_HEADER.match(request.state.request_id):
+        raise invalid_header(
+            "X-Request-ID", f"must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
+        )
+
+
 def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     for name in dict.fromkeys(names):
@@ -210,11 +219,13 @@ def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None
             raise InvalidRequest(
                 f"{name!r} is no parameter of this route; it has "
                 f"{', '.join(sorted(known)) or 'none'}",
+                field=name,
                 errors=[{"detail": "unknown parameter", "parameter": name}],
             )
         if names.count(name) > 1 and name not in many:
             raise InvalidRequest(
                 f"{name!r} may be given once",
+                field=name,
                 errors=[{"detail": "given more than once", "parameter": name}],
             )
 
@@ -274,9 +285,11 @@ def strict_json(body: bytes) -> object:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedRequest(f"the member {twice!r} is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MalformedRequest(f"the member {name!r} is given twice")
+            seen.add(name)
     return found
 
 
@@ -317,7 +330,7 @@ async def _wait_for_position(request: Request) -> None:
     if raw is None:
         return
     if not _POSITION.match(raw):
-        raise InvalidRequest("Ledger-Min-Position must be a position, like 41")
+        raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
     await service_of(request).feed.wait_for(int(raw))
 
 

@@ -151,14 +151,17 @@ To = Annotated[Instant | None, Query(description="Recorded before this instant."
 Text = Annotated[str | None, Query(max_length=400)]
 
 
-def subject_key(raw: str | None) -> str | None:
-    """Return a subject filter in its checked form; raises ``InvalidValue``."""
-    if raw is None:
-        return None
+def subject_of(raw: str, *, parameter: str = "subject") -> Subject:
+    """Return the subject that a parameter names; raises ``InvalidValue``, which names the parameter."""
     try:
-        return Subject.parse(raw).key
+        return Subject.parse(raw)
     except InvalidValue as error:
-        raise InvalidValue(str(error), field="subject") from None
+        raise InvalidValue(str(error), field=parameter) from None
+
+
+def subject_key(raw: str | None, *, parameter: str = "subject") -> str | None:
+    """Return a subject filter in its checked form; raises ``InvalidValue``."""
+    return None if raw is None else subject_of(raw, parameter=parameter).key
 
 
 @dataclass(frozen=True, slots=True)

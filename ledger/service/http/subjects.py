@@ -24,6 +24,7 @@ from ledger.service.http.shapes import (
     Travel,
     command_responses,
     read_responses,
+    subject_of,
 )
 
 routes = router("subjects")
@@ -109,7 +110,7 @@ def record(request: Request, subject: SubjectKey, travel: Travel) -> Response:
     Each list holds the newest 1,000; the routes of the lists page through more.
     """
     service = service_of(request)
-    asked = Subject.parse(subject)
+    asked = subject_of(subject)
     with service.reading() as (c, head):
         times = travel.resolve(service, head)
         known = service.ledger.known([asked], position=times.position)

@@ -4,11 +4,11 @@ A provider suspends three of its five models for an organization and one of its 
 broke its policy again and again. Around it stand an early reinstatement, a term that ended by
 itself, a finding that was overturned, and a correction of the past.
 
-The story is data. ``founding.json`` lists its steps, in order: ``when`` it happened, which method of
-``Ledger`` decided it, ``by`` which operator and ``for`` whom, ``with`` which members. They have the
-shape of the HTTP bodies, but instants are told by weeks: ``-P4W Wednesday 10:30`` is that time (UTC)
-on the Wednesday of the week four weeks before this one. So the same story ends today on any day, and
-people in it work on working days. What a step makes gets a name by ``as``; later steps name
+The story is data. ``founding.json`` lists its steps, in order: ``when`` it happened, which method
+of ``Ledger`` decided it, ``by`` which operator and ``for`` whom, ``with`` which members. These have
+the shape of the HTTP bodies, but instants are told by weeks: ``-P4W Wednesday 10:30`` is that time
+(UTC) on the Wednesday four weeks before that of this week. So on any day the story ends today, and
+its people work on working days. What a step makes gets a name by ``as``; later steps name
 violations and suspensions so.
 """
 
@@ -95,7 +95,10 @@ def read() -> list[Step]:
 
 
 def moment(text: str, today: datetime) -> datetime:
-    """Return the instant that ``-P4W Wednesday 10:30`` is, seen from today; weeks begin on Monday."""
+    """Return the instant of ``-P4W Wednesday 10:30``, seen from today; weeks begin on Monday.
+
+    Raises ``ValueError`` for another form.
+    """
     match = _MOMENT.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} has not the form -P4W Wednesday 10:30")
@@ -108,7 +111,7 @@ def moment(text: str, today: datetime) -> datetime:
 def tell(settings: Settings, *, today: datetime | None = None) -> Told:
     """Open the ledger that the settings name and tell the founding story in it, as of today.
 
-    All of it is committed at once. Raises ``InvalidValue`` when the database holds a ledger already.
+    All of it is committed at once. Raises ``InvalidValue`` when the database holds a ledger.
     """
     seen_from = today or wall_clock()
     steps = read()
@@ -145,7 +148,7 @@ class _Teller:
     today: datetime
     keys: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
-    roles: dict[str, Role] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
     ends: dict[str, datetime | None] = field(default_factory=dict)
 
     def tell(self, step: Step, request_id: str) -> None:
@@ -156,7 +159,7 @@ class _Teller:
         done = decide(**self._members(decide, step.members), by=by)
         match done.recorded.event:
             case OperatorEnrolled(operator=operator, role=role):
-                self.roles[operator] = role
+                self.roles[operator] = str(role)
             case OperatorKeyIssued(operator=operator):
                 assert done.secret is not None, "a key that is issued is shown"
                 self.keys[self.roles[operator]] = done.secret
@@ -173,7 +176,7 @@ class _Teller:
             self.ids[step.name] = about
 
     def wait_until(self, then: datetime) -> None:
-        """Let time pass; each term that ends meanwhile is recorded at its end, as the ticker does."""
+        """Let time pass; record each term that ends meanwhile at its end, as the ticker does."""
         over = sorted((end, id_) for id_, end in self.ends.items() if end and end <= then)
         for end, suspension in over:
             self.clock.now = end

@@ -1,0 +1,144 @@
+"""Makes large ledgers quickly: valid events written straight into the table, projections by rebuild.
+
+The mix is that of a year of enforcement: of ten events six are violations, two suspensions, one a warning,
+one a reinstatement; every suspension has a violation of its own subject as its ground.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from ledger.domain.events import (
+    Author,
+    Draft,
+    Event,
+    SubjectReinstated,
+    SubjectSuspended,
+    ViolationRecorded,
+    WarningIssued,
+)
+from ledger.domain.values import (
+    Basis,
+    Cause,
+    ClauseRef,
+    Ending,
+    Resource,
+    ResourcesOfGroup,
+    Scope,
+    Subject,
+    format_instant,
+    sortable_id,
+)
+from ledger.service.settings import Settings
+from ledger.service.wiring import Service, build
+from ledger.store.codec import encode
+from ledger.store.replay import rebuild
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+AUTHOR: Final = Author("detector", None, "6f1d2c3b4a5968778695a4b3c2d1e0f0")
+SCOPE: Final = Scope(resources=(ResourcesOfGroup(group="frontier"),))
+CLAUSE: Final = ClauseRef(policy="acceptable-use@1", clause="fraud", category="fraud")
+BATCH: Final = 10_000
+
+
+def fill(database: Path, events: int, *, suspended: int | None = None) -> Service:
+    """Fill a ledger with about ``events`` more events; returns the service, which is not started.
+
+    With ``suspended`` every event is instead a suspension in force, each of another subject.
+    """
+    service = build(Settings(database_url=f"sqlite:///{database}"))
+    if not service.recorder.position:
+        service.ledger.open("benchmark.ledger")
+    members = tuple(Resource(type="model", id=id_) for id_ in ("atlas-3", "cipher-2"))
+    service.ledger.define_group("frontier", resources=members, by=AUTHOR)
+    with service.recorder.transaction() as c:
+        position, start = service.recorder.position, service.recorder.now()
+        made = _suspensions(suspended) if suspended is not None else _year(events)
+        rows = []
+        for number, (event, version) in enumerate(made, start=position + 1):
+            at = start + timedelta(microseconds=number - position)
+            rows.append(
+                (
+                    number,
+                    event.stream,
+                    version,
+                    event.TYPE,
+                    format_instant(at),
+                    encode(Draft(event, AUTHOR)),
+                )
+            )
+            if len(rows) == BATCH:
+                c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+                rows = []
+        c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+    rebuild(service.recorder, repair=True)
+    return service
+
+
+def _id(prefix: str) -> str:
+    return sortable_id(prefix, START, os.urandom(10))
+
+
+def _violation(subject: Subject, number: int) -> ViolationRecorded:
+    return ViolationRecorded(
+        subject=subject,
+        violation=_id("vio"),
+        policy=CLAUSE.policy,
+        clause=CLAUSE.clause,
+        category=CLAUSE.category,
+        severity="high",
+        occurred_at=START + timedelta(seconds=number),
+        detected_by="automated",
+        summary=f"Phishing texts in the name of a bank, batch {number}.",
+    )
+
+
+def _suspension(subject: Subject, grounds: tuple[str, ...]) -> SubjectSuspended:
+    return SubjectSuspended(
+        subject=subject,
+        suspension=_id("sus"),
+        scope=SCOPE,
+        effective_at=START,
+        ends_at=datetime(2036, 3, 1, tzinfo=UTC),
+        duration="P2M",
+        basis=Basis.VIOLATIONS if grounds else Basis.LEGAL_ORDER,
+        grounds=grounds,
+        clauses=(CLAUSE,),
+        reason="Repeated fraud after two warnings.",
+        reinstatement=Ending.AUTOMATIC,
+        disclosure="notified",
+    )
+
+
+def _year(events: int) -> Iterator[tuple[Event, int]]:
+    for number in range(events // 10):
+        subject = Subject(type="user", id=f"u{number}")
+        grounds = []
+        for count in range(6):
+            violation = _violation(subject, number)
+            grounds.append(violation.violation)
+            yield violation, count + 1
+        yield WarningIssued(subject=subject, warning=_id("war"), reason="Please stop."), 7
+        first = _suspension(subject, tuple(grounds[:1]))
+        yield first, 8
+        yield (
+            SubjectReinstated(
+                subject=subject,
+                reinstatement=_id("rei"),
+                suspension=first.suspension,
+                cause=Cause.EARLY,
+                effective_at=START + timedelta(milliseconds=25 * 10 * number),
+                reason="Complied.",
+            ),
+            9,
+        )
+        yield _suspension(subject, tuple(grounds[1:3])), 10
+
+
+def _suspensions(count: int) -> Iterator[tuple[Event, int]]:
+    for number in range(count):
+        yield _suspension(Subject(type="user", id=f"u{number}"), ()), 1

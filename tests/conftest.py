@@ -1,0 +1,95 @@
+"""What tests above the domain share: a clock that they set, and a ledger on a real database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ledger.application import Ledger
+from ledger.domain.events import Recorded
+from ledger.service.wiring import Finder
+from ledger.store.projection import Projection
+from ledger.store.replay import rebuild
+from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from projections.access import AccessRows
+from projections.conduct import ConductRows
+from projections.operators import OperatorRows
+from projections.trail import TrailRows
+
+T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+
+
+@dataclass
+class SetClock:
+    """A clock that stands still until it is set or moved."""
+
+    now: datetime = T0
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **delta: float) -> datetime:
+        """Move the clock, back too; return the new instant."""
+        self.now += timedelta(**delta)
+        return self.now
+
+
+def open_ledger(
+    path: Path,
+    clock: Callable[[], datetime],
+    *,
+    projections: Sequence[Projection] = (),
+    store: LedgerDatastore | None = None,
+    committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> Ledger:
+    """Open a ledger with the product's own projections, and further ones after them."""
+    store = store or LedgerDatastore(path)
+    access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
+    recorder = LedgerRecorder(
+        store,
+        clock=clock,
+        projections=(access, conduct, operators, TrailRows(), *projections),
+        committed=committed,
+    )
+    recorder.create_table()
+    return Ledger(recorder, Finder(store, access, conduct, operators), entropy=entropy)
+
+
+def check_store(recorder: LedgerRecorder) -> None:
+    """Check that positions are dense, time runs forward, and projections equal a rebuild."""
+    versions: dict[str, int] = {}
+    position, at = 0, datetime.min.replace(tzinfo=UTC)
+    for recorded in recorder.events():
+        version = versions.get(recorded.stream, 0) + 1
+        assert (position + 1, version) == (recorded.position, recorded.version)
+        assert at <= recorded.recorded_at
+        position, at = recorded.position, recorded.recorded_at
+        versions[recorded.stream] = version
+    assert position == recorder.position
+    assert [] == list(rebuild(recorder).differences)
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a database is made."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path, clock: SetClock) -> Iterator[Ledger]:
+    """A ledger on SQLite, empty, that is checked as a whole when the test is over."""
+    ledger = open_ledger(path, clock)
+    yield ledger
+    check_store(ledger.recorder)
+    ledger.recorder.store.close()

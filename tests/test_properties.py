@@ -1,0 +1,452 @@
+"""What holds of every history: index and fold, rows and rebuild, then and now all give one answer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+from eventsourcing.persistence import StoredEvent
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.domain.access import Decision, UnknownSubjects, decide, looked_at
+from ledger.domain.catalogue import Catalogue
+from ledger.domain.events import Recorded, SubjectEvent
+from ledger.domain.record import Record, Suspension
+from ledger.domain.values import Subject
+from ledger.service.settings import Settings
+from ledger.service.wiring import Service, build
+from ledger.store.replay import rebuild
+from projections.access import AccessIndex, Answer, from_microseconds, microseconds
+from tests.checks import check_ledger
+from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen
+from tests.service.conftest import SetClock
+
+COMMANDS_MAX = 45  # of one history; a failure shrinks to a few
+REQUESTS = 6  # asked at each position
+INSTANTS = 4  # of each request
+
+randoms = st.randoms(use_true_random=False)
+lengths = st.integers(1, COMMANDS_MAX)
+seeds = st.integers(0, 2**32)  # of the questions: they need not shrink
+unknowns = st.sampled_from(["allow", "deny_unknown"])
+
+few = settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+many = settings(few, max_examples=600)
+
+
+@contextmanager
+def played(
+    random: Random, commands: int, *, unknown: UnknownSubjects = "allow"
+) -> Iterator[tuple[Service, Drawing]]:
+    """A ledger to which a random history happened."""
+    with tempfile.TemporaryDirectory() as folder:
+        service = awake(founded(Path(folder), SetClock(), unknown=unknown))
+        drawing = Drawing(random)
+        happen(service, drawing, commands)
+        yield service, drawing
+        service.recorder.store.close()
+
+
+class Fold:
+    """Every record and the catalogue, folded event by event with nothing but the domain."""
+
+    def __init__(self) -> None:
+        self.records: dict[Subject, Record] = {}
+        self.catalogue = Catalogue()
+
+    def take_in(self, recorded: Recorded) -> None:
+        """Take in the next event."""
+        if isinstance(recorded.event, SubjectEvent):
+            subject = recorded.event.subject
+            self.records.setdefault(subject, Record(subject)).evolve(recorded)
+        self.catalogue.evolve(recorded)
+
+    def suspensions(self) -> dict[str, Suspension]:
+        """Every suspension by its id."""
+        return {id_: s for record in self.records.values() for id_, s in record.suspensions.items()}
+
+    def instants(self, since: datetime) -> list[datetime]:
+        """Where an answer may change at or after an instant, and a tick before and after it."""
+        turns = {since, since + timedelta(days=40_000)}
+        for suspension in self.suspensions().values():
+            turns |= {suspension.event.effective_at, suspension.closes_at or since}
+        near = {turn + tick for turn in turns for tick in (-TICK, TICK * 0, TICK)}
+        return sorted(instant for instant in near if instant >= since)
+
+
+def as_answer(decision: Decision) -> tuple[object, ...]:
+    """Bring the fold's answer into a form that the index's can be compared with."""
+    ids = [suspension.id for suspension in decision.suspensions]
+    return decision.allowed, ids, decision.until, decision.unknown_subject
+
+
+def found(answer: Answer) -> tuple[object, ...]:
+    """Bring the index's answer into the same form."""
+    until = None if answer.until is None else from_microseconds(answer.until)
+    ids = [restriction.id for restriction in answer.restrictions]
+    return answer.allowed, ids, until, answer.unknown_subject
+
+
+def check_answers(
+    fold: Fold,
+    at_least: datetime,
+    unknown: UnknownSubjects,
+    drawing: Drawing,
+    *indexes: AccessIndex,
+) -> None:
+    """Ask fold and indexes the same, at every kind of instant from the newest event on."""
+    instants = fold.instants(at_least)
+    for _ in range(REQUESTS):
+        request = drawing.request()
+        for at in [at_least, *drawing.random.choices(instants, k=INSTANTS - 1)]:
+            expected = as_answer(
+                decide(fold.records, fold.catalogue, request, at, unknown=unknown)
+            )
+            for index in indexes:
+                answer = index.check(
+                    request.subject.key,
+                    request.resource.type,
+                    request.resource.id,
+                    request.action,
+                    microseconds(at),
+                    through=[subject.key for subject in request.through],
+                    subject_properties=request.subject_properties,
+                    resource_properties=request.resource_properties,
+                    action_properties=request.action_properties,
+                )
+                assert expected == found(answer), (request, at)
+
+
+def loaded_index(service: Service) -> AccessIndex:
+    """An index that begins with the rows as they are."""
+    index = AccessIndex(unknown=service.index.unknown)
+    events = service.recorder
+    newest = events.event(events.position)
+    assert newest is not None
+    with service.recorder.store.transaction(commit=False) as c:
+        index.load(c, newest.position, newest.recorded_at)
+    return index
+
+
+@contextmanager
+def stopping(service: Service) -> Iterator[tuple[Service, Iterator[Recorded]]]:
+    """A second ledger that gets the first one's events, one by one as they are asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/stopped.db"
+        unknown = service.settings.unknown_subject
+        stopped = build(Settings(database_url=url, unknown_subject=unknown), clock=service.clock)
+
+        def one_by_one() -> Iterator[Recorded]:
+            for notification in service.recorder.select_notifications(1, 10_000):
+                stored = StoredEvent(
+                    notification.originator_id,
+                    notification.originator_version,
+                    notification.topic,
+                    notification.state,
+                )
+                stopped.recorder.insert_events([stored], recorded_at=notification.recorded_at)
+                yield service.recorder.mapper.to_domain_event(notification)
+
+        yield stopped, one_by_one()
+        stopped.recorder.store.close()
+
+
+# --- the index and the fold -----------------------------------------------------------------------
+
+
+def index_is_fold(random: Random, length: int, seed: int, unknown: UnknownSubjects) -> None:
+    """Ask fold and index at every position of a history."""
+    with played(random, length, unknown=unknown) as (service, _):
+        fold, index, drawing = Fold(), AccessIndex(unknown=unknown), Drawing(Random(seed))
+        for recorded in service.recorder.events():
+            fold.take_in(recorded)
+            index.apply(recorded)
+            check_answers(fold, recorded.recorded_at, unknown, drawing, index)
+        check_ledger(service)
+
+
+@few
+@given(randoms, lengths, seeds, unknowns)
+def test_the_index_answers_as_the_fold_at_every_position(
+    random: Random, length: int, seed: int, unknown: UnknownSubjects
+) -> None:
+    """The index after n events answers as the access rule does on the records known at n."""
+    index_is_fold(random, length, seed, unknown)
+
+
+@pytest.mark.soak
+@many
+@given(randoms, lengths, seeds, unknowns)
+def test_the_index_answers_as_the_fold_for_many_histories(
+    random: Random, length: int, seed: int, unknown: UnknownSubjects
+) -> None:
+    """The index after n events answers as the access rule does, over many more histories."""
+    index_is_fold(random, length, seed, unknown)
+
+
+@few
+@given(randoms, lengths, seeds, unknowns)
+def test_an_index_loaded_from_the_rows_answers_as_one_that_followed(
+    random: Random, length: int, seed: int, unknown: UnknownSubjects
+) -> None:
+    """Wherever a process starts, it answers as one that was there, then and after what comes."""
+    with played(random, length, unknown=unknown) as (service, _), stopping(service) as stopped:
+        ledger, events = stopped
+        fold, drawing = Fold(), Drawing(Random(seed))
+        followed = AccessIndex(unknown=unknown)
+        started: list[AccessIndex] = []
+        for recorded in events:
+            fold.take_in(recorded)
+            for index in (followed, *started):
+                index.apply(recorded)
+            loaded = loaded_index(ledger)
+            check_answers(fold, recorded.recorded_at, unknown, drawing, followed, loaded, *started)
+            if drawing.chance(10):
+                started.append(loaded)
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_a_check_before_the_newest_event_is_answered_as_of_that_event(
+    random: Random, length: int, seed: int
+) -> None:
+    """A clock that went back does not lift what was just recorded."""
+    with played(random, length) as (service, _):
+        index, drawing = service.index, Drawing(Random(seed))
+        for _ in range(20):
+            request = drawing.request()
+            asked = (
+                request.subject.key,
+                request.resource.type,
+                request.resource.id,
+                request.action,
+            )
+            earlier = index.recorded_at - drawing.random.randint(0, 10**13)
+
+            assert found(index.check(*asked, index.recorded_at)) == found(
+                index.check(*asked, earlier)
+            )
+
+
+# --- the rows -------------------------------------------------------------------------------------
+
+
+@few
+@given(randoms, st.lists(st.integers(1, 20), min_size=1, max_size=3))
+def test_a_rebuild_is_what_is_live_at_every_stop(random: Random, lengths: list[int]) -> None:
+    """Whenever it is asked, a rebuild from the events makes the rows that are live."""
+    with played(random, 0) as (service, drawing):
+        for length in lengths:
+            happen(service, drawing, length)
+
+            assert [] == list(rebuild(service.recorder).differences)
+
+
+def lists_of(service: Service, at: datetime, position: int) -> dict[str, object]:
+    """Everything that can be listed as it stood at an instant and was known at a position."""
+    access, conduct, trail = service.access, service.conduct, service.trail
+    both = {"position": position, "limit": 1_000}
+    with service.reading() as (c, _):
+        return {
+            "suspensions": access.suspensions(c, at=at, **both),
+            "in force": access.suspensions(c, at=at, in_force_at=at + TICK, **both),
+            "for review": access.suspensions(c, at=at, review=True, **both),
+            "not for review": access.suspensions(c, at=at, review=False, **both),
+            "for fraud": access.suspensions(c, at=at, category="fraud", oldest_first=True, **both),
+            "for aup@1": access.suspensions(c, at=at, policy="aup@1", **both),
+            "of ann": access.suspensions(c, at=at, subject="user:ann", **both),
+            "reinstatements": access.reinstatements(c, **both),
+            "violations": conduct.violations(c, at=at, **both),
+            "standing": conduct.violations(c, at=at, state="stands", **both),
+            "warnings": conduct.warnings(c, **both),
+            "trail": trail.events(c, **both),
+            "of the model": trail.events(c, resource="model:m1", **both),
+            "with words": trail.events(c, q="suspend* fraud", **both),
+            "counts": trail.counts(c, position=position),
+            "links": [access.links_of(c, s, position=position, at=at) for s in SUBJECTS],
+        }
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_a_list_known_at_a_position_is_that_of_a_ledger_that_stopped_there(
+    random: Random, length: int, seed: int
+) -> None:
+    """What came later changes no list that is asked for as it was known before."""
+    with played(random, length) as (service, _), stopping(service) as (stopped, events):
+        drawing, fold = Drawing(Random(seed)), Fold()
+        for recorded in events:
+            fold.take_in(recorded)
+            if drawing.chance(3):
+                at = drawing.one(fold.instants(datetime(2026, 1, 1, tzinfo=UTC)))
+                expected = lists_of(stopped, at, stopped.recorder.position)
+                listed = lists_of(service, at, recorded.position)
+                for name, items in expected.items():
+                    assert items == listed[name], (name, recorded.position, at)
+        check_ledger(stopped)
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_the_state_in_a_list_is_that_of_the_fold(random: Random, length: int, seed: int) -> None:
+    """A suspension's state is the same by SQL, in a filter and in an answer, as by the rule."""
+    with played(random, length) as (service, _):
+        drawing, fold = Drawing(Random(seed)), Fold()
+        for recorded in service.recorder.events():
+            fold.take_in(recorded)
+            if not fold.suspensions() or not drawing.chance(3):
+                continue
+            at = drawing.one(fold.instants(datetime(2026, 1, 1, tzinfo=UTC)))
+            expected = {id_: s.state(at) for id_, s in fold.suspensions().items()}
+            asked = {"at": at, "position": recorded.position, "limit": 1_000}
+            with service.reading() as (c, _):
+                every = service.access.suspensions(c, **asked)
+                by_state = {
+                    state: {s["id"] for s in service.access.suspensions(c, **asked, state=state)}
+                    for state in ("scheduled", "in_force", "ended", "cancelled")
+                }
+                in_force = service.access.suspensions(c, **asked, in_force_at=at)
+
+            assert expected == {s["id"]: s["state"] for s in every}, at
+            assert {
+                state: {id_ for id_, found in expected.items() if found == state}
+                for state in by_state
+            } == by_state, at
+            assert by_state["in_force"] == {s["id"] for s in in_force}, at
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_a_list_of_a_model_is_of_what_covers_it(random: Random, length: int, seed: int) -> None:
+    """A list by model holds the suspensions whose scope names it by id, by type or by group now."""
+    with played(random, length) as (service, _):
+        fold = Fold()
+        for recorded in service.recorder.events():
+            fold.take_in(recorded)
+        at, drawing = service.now(), Drawing(Random(seed))
+        resource = drawing.request().resource
+        groups = [group for group in GROUPS if fold.catalogue.is_member(resource, group, at)]
+        labels = {resource.key, f"every {resource.type}", *(f"group:{group}" for group in groups)}
+        with service.reading() as (c, head):
+            listed = service.access.suspensions(
+                c, at=at, position=head, limit=1_000, model=resource.key
+            )
+
+        assert {
+            suspension.id
+            for suspension in fold.suspensions().values()
+            if labels & {selector.label for selector in suspension.event.scope.resources}
+        } == {suspension["id"] for suspension in listed}
+
+
+# --- then and now ---------------------------------------------------------------------------------
+
+
+def shape(record: Record) -> tuple[object, ...]:
+    """Everything that a record says, in a form that compares."""
+    properties = record.properties
+    return (
+        record.version,
+        properties._instants,
+        properties._values,
+        record.links,
+        record.violations,
+        record.warnings,
+        record.suspensions,
+        record.first_recorded_at,
+    )
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_what_was_known_at_a_position_is_the_fold_of_the_events_until_then(
+    random: Random, length: int, seed: int
+) -> None:
+    """The records known at n hold the first n events, of all that anybody could act through."""
+    with played(random, length) as (service, _):
+        drawing, fold = Drawing(Random(seed)), Fold()
+        for recorded in service.recorder.events():
+            fold.take_in(recorded)
+            if not drawing.chance(3):
+                continue
+            subject = drawing.one(SUBJECTS)
+            known = service.ledger.known([subject], position=recorded.position)
+            above = looked_at([subject], fold.records.get, recorded.recorded_at)
+
+            assert recorded.position == known.position
+            assert {s for s in above if s in fold.records} <= set(known.records)
+            for found_subject, record in known.records.items():
+                assert shape(fold.records[found_subject]) == shape(record)
+            for at in drawing.random.sample(fold.instants(recorded.recorded_at), 3):
+                request = drawing.request()
+                everything = service.ledger.known(
+                    [request.subject, *request.through], position=recorded.position
+                )
+                assert as_answer(
+                    decide(fold.records, fold.catalogue, request, at)
+                ) == as_answer(decide(everything.records, everything.catalogue, request, at))
+
+
+@few
+@given(randoms, lengths, seeds)
+def test_recorded_at_never_goes_back_whatever_the_clock_does(
+    random: Random, length: int, seed: int
+) -> None:
+    """Events are in the order of time, so what was known at an instant is what was known at a position."""
+    with played(random, length) as (service, _):
+        drawing = Drawing(Random(seed))
+        instants = [recorded.recorded_at for recorded in service.recorder.events()]
+
+        assert sorted(instants) == instants
+        for _ in range(10):
+            known_at = drawing.one(instants) + TICK * drawing.random.randint(-1, 1)
+            expected = sum(instant <= known_at for instant in instants)
+            assert expected == service.recorder.position_at(known_at)
+
+
+@few
+@given(randoms, lengths)
+def test_what_a_suspension_refuses_begins_and_ends_at_its_instants(
+    random: Random, length: int
+) -> None:
+    """A suspension counts at its start and not a tick before; at its end it does not count."""
+    with played(random, length) as (service, _):
+        fold = Fold()
+        for recorded in service.recorder.events():
+            fold.take_in(recorded)
+        for suspension in fold.suspensions().values():
+            start, end = suspension.event.effective_at, suspension.closes_at
+            empty = end is not None and end <= start
+
+            assert not suspension.in_force(start - TICK)
+            assert suspension.in_force(start) is not empty
+            if end is not None:
+                assert suspension.in_force(end - TICK) is not empty
+                assert not suspension.in_force(end)
+
+
+def test_a_history_repeats_from_its_seed(tmp_path: Path) -> None:
+    """The same seed gives the same history, but for the ids and keys that are drawn by chance."""
+    trails = []
+    for name in ("once", "again"):
+        folder = tmp_path / name
+        folder.mkdir()
+        service = founded(folder, SetClock())
+        happen(service, Drawing(Random(7)), 60)
+        trails.append([(r.type, r.stream, r.recorded_at) for r in service.recorder.events()])
+        check_ledger(service)
+        service.recorder.store.close()
+        shutil.rmtree(folder)
+
+    assert trails[0] == trails[1]
