@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -43,21 +43,10 @@ from ledger.domain.values import (
     Scope,
     Subject,
     format_instant,
+    microseconds,
 )
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 NEVER: Final = 2**62  # microseconds; an end that does not come
-
-
-def microseconds(instant: datetime) -> int:
-    """Return an instant as whole microseconds since 1970, exactly."""
-    return (instant - _EPOCH) // _MICROSECOND
-
-
-def from_microseconds(number: int) -> datetime:
-    """Return the instant that ``microseconds`` came from."""
-    return _EPOCH + number * _MICROSECOND
 
 
 # --- rows -----------------------------------------------------------------------------------------

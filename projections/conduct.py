@@ -1,34 +1,36 @@
-"""Which violations and warnings were recorded, and which violations still stand?
-
-A violation's row is written once; that it was overturned is added to it, with the position that says so. So
-a list as known at a position reads the same rows and passes over what came later.
-"""
+"""Which violations and warnings were recorded, and which still stand?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import orjson
 from eventsourcing.persistence import Cursor
 
-from ledger.domain.events import (
-    Recorded,
-    ViolationOverturned,
-    ViolationRecorded,
-    WarningIssued,
-)
+from ledger.domain.events import Recorded, ViolationOverturned, ViolationRecorded, WarningIssued
 from ledger.domain.values import DetectedBy, Subject, format_instant
+
+_NAME_OF_POLICY: Final = "substr({0}, 1, instr({0}, '@') - 1)"
 
 ViolationState = Literal["stands", "overturned"]
 
 
 class ConductRows:
-    """The tables of violations and warnings. What is sealed (``details``) is not here."""
+    """The tables of violations and warnings, and the questions they answer.
+
+    A violation's row gains what overturned it, and from which position that is known. Its details
+    are sealed in the event and are not here.
+    """
 
     NAME: ClassVar[str] = "conduct"
-    TABLES: ClassVar[Sequence[str]] = ("conduct_violations", "conduct_warnings")
+    TABLES: ClassVar[Sequence[str]] = (
+        "conduct_violations",
+        "conduct_resources",
+        "conduct_warnings",
+    )
+    # An index ends with the key of its table, so each of these is in the order of positions.
     DDL: ClassVar[Sequence[str]] = (
         """CREATE TABLE IF NOT EXISTS conduct_violations (
             position INTEGER PRIMARY KEY,
@@ -49,8 +51,15 @@ class ConductRows:
             overturned_at TEXT,
             overturned_reason TEXT
         ) STRICT""",
-        """CREATE INDEX IF NOT EXISTS conduct_violations_subject
-            ON conduct_violations (subject, position)""",
+        "CREATE INDEX IF NOT EXISTS conduct_violations_subject ON conduct_violations (subject)",
+        "CREATE INDEX IF NOT EXISTS conduct_violations_category ON conduct_violations (category)",
+        """CREATE INDEX IF NOT EXISTS conduct_violations_overturned
+            ON conduct_violations (position) WHERE overturned_by IS NOT NULL""",
+        """CREATE TABLE IF NOT EXISTS conduct_resources (
+            resource TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            PRIMARY KEY (resource, position)
+        ) STRICT, WITHOUT ROWID""",
         """CREATE TABLE IF NOT EXISTS conduct_warnings (
             position INTEGER PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
@@ -61,13 +70,11 @@ class ConductRows:
             operator TEXT NOT NULL,
             recorded_at TEXT NOT NULL
         ) STRICT""",
-        """CREATE INDEX IF NOT EXISTS conduct_warnings_subject
-            ON conduct_warnings (subject, position)""",
+        "CREATE INDEX IF NOT EXISTS conduct_warnings_subject ON conduct_warnings (subject)",
     )
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
-        at = format_instant(recorded.recorded_at)
         match recorded.event:
             case ViolationRecorded() as event:
                 cursor.execute(
@@ -84,17 +91,21 @@ class ConductRows:
                         format_instant(event.occurred_at),
                         event.detected_by,
                         event.summary,
-                        _json([evidence.model_dump() for evidence in event.evidence]),
+                        _json([item.model_dump() for item in event.evidence]),
                         _json([resource.model_dump() for resource in event.resources]),
                         recorded.author.operator,
-                        at,
+                        format_instant(recorded.recorded_at),
                     ),
                 )
-            case ViolationOverturned() as event:
+                for resource in dict.fromkeys(resource.key for resource in event.resources):
+                    cursor.execute(
+                        "INSERT INTO conduct_resources VALUES (?, ?)", (resource, recorded.position)
+                    )
+            case ViolationOverturned(violation=violation, reason=reason):
                 cursor.execute(
-                    "UPDATE conduct_violations SET overturned_by = ?, overturned_at = ?, "
-                    "overturned_reason = ? WHERE id = ?",
-                    (recorded.position, at, event.reason, event.violation),
+                    "UPDATE conduct_violations "
+                    "SET overturned_by = ?, overturned_at = ?, overturned_reason = ? WHERE id = ?",
+                    (recorded.position, format_instant(recorded.recorded_at), reason, violation),
                 )
             case WarningIssued() as event:
                 cursor.execute(
@@ -107,7 +118,7 @@ class ConductRows:
                         _json([clause.model_dump() for clause in event.clauses]),
                         event.reason,
                         recorded.author.operator,
-                        at,
+                        format_instant(recorded.recorded_at),
                     ),
                 )
             case _:
@@ -142,37 +153,43 @@ class ConductRows:
         recorded_from: datetime | None = None,
         recorded_to: datetime | None = None,
     ) -> list[dict[str, object]]:
-        """Return violations as they stood at ``at``, as known at ``position``, by position.
+        """Return violations as known at ``position``, by position, with their state at ``at``.
 
-        ``policy`` is a policy (``acceptable-use``) or a version of one; ``model`` is a resource key.
+        A violation is overturned from the instant at which that was recorded, once it is known.
+        ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``),
+        ``model`` the key of a resource that the violation names.
         """
-        where, values = _conditions(
+        known = (position, format_instant(at))
+        overturned = "overturned_by <= ? AND overturned_at <= ?"
+        where, values = _where(
             {
                 "position <= ?": position,
                 f"position {'>' if oldest_first else '<'} ?": cursor_position,
                 "id = ?": id_,
                 "subject = ?": subject,
-                "? IN (policy, substr(policy, 1, instr(policy, '@') - 1))": policy,
+                overturned: known if state == "overturned" else None,
+                f"NOT coalesce({overturned}, false)": known if state == "stands" else None,
+                f"? IN (policy, {_NAME_OF_POLICY.format('policy')})": policy,
                 "clause = ?": clause,
                 "category = ?": category,
+                "resource = ?": model,
                 "operator = ?": operator,
                 "detected_by = ?": detected_by,
                 "recorded_at >= ?": format_instant(recorded_from) if recorded_from else None,
                 "recorded_at < ?": format_instant(recorded_to) if recorded_to else None,
-                "EXISTS (SELECT 1 FROM json_each(resources) WHERE ? = "
-                "value ->> 'type' || ':' || (value ->> 'id'))": model,
             }
         )
-        if state is not None:
-            fallen = "coalesce(overturned_by <= ? AND overturned_at <= ?, 0)"
-            where += f" AND {fallen}" if state == "overturned" else f" AND NOT {fallen}"
-            values = [*values, position, format_instant(at)]
+        resources = "conduct_resources JOIN " if model is not None else ""
         cursor.execute(
-            f"SELECT * FROM conduct_violations WHERE {where} "
-            f"ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
-            (*values, limit),
+            "SELECT position, id, subject, policy, clause, category, severity, occurred_at, "
+            "detected_by, summary, evidence, resources, operator, recorded_at, "
+            f"coalesce({overturned}, false) AS overturned, "
+            "overturned_by, overturned_at, overturned_reason "
+            f"FROM {resources}conduct_violations{' USING (position)' if resources else ''} "
+            f"WHERE {where} ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
+            (*known, *values, limit),
         )
-        return [_violation_json(row, at, position) for row in cursor.fetchall()]
+        return [_violation_json(row) for row in cursor.fetchall()]
 
     def warnings(
         self,
@@ -190,26 +207,25 @@ class ConductRows:
         recorded_from: datetime | None = None,
         recorded_to: datetime | None = None,
     ) -> list[dict[str, object]]:
-        """Return warnings as known at ``position``, by position."""
-        named = "value ->> 'policy'"
-        where, values = _conditions(
+        """Return warnings as known at ``position``, by position; ``policy`` as for violations."""
+        of_clauses = "EXISTS (SELECT 1 FROM json_each(clauses) WHERE"
+        name = "value ->> 'policy'"
+        where, values = _where(
             {
                 "position <= ?": position,
                 f"position {'>' if oldest_first else '<'} ?": cursor_position,
                 "id = ?": id_,
                 "subject = ?": subject,
+                f"{of_clauses} ? IN ({name}, {_NAME_OF_POLICY.format(name)}))": policy,
+                f"{of_clauses} value ->> 'category' = ?)": category,
                 "operator = ?": operator,
                 "recorded_at >= ?": format_instant(recorded_from) if recorded_from else None,
                 "recorded_at < ?": format_instant(recorded_to) if recorded_to else None,
-                "EXISTS (SELECT 1 FROM json_each(clauses) WHERE ? IN "
-                f"({named}, substr({named}, 1, instr({named}, '@') - 1)))": policy,
-                "EXISTS (SELECT 1 FROM json_each(clauses) WHERE value ->> 'category' = ?)": (
-                    category
-                ),
             }
         )
         cursor.execute(
-            f"SELECT * FROM conduct_warnings WHERE {where} "
+            "SELECT position, id, subject, grounds, clauses, reason, operator, recorded_at "
+            f"FROM conduct_warnings WHERE {where} "
             f"ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
             (*values, limit),
         )
@@ -224,41 +240,26 @@ class ConductRows:
         ]
 
 
-def _conditions(asked: Mapping[str, object]) -> tuple[str, list[object]]:
-    """Return the SQL of the conditions that have a value, and the values, in one order."""
-    given = {condition: value for condition, value in asked.items() if value is not None}
-    return " AND ".join(given), list(given.values())
+def _where(filters: Mapping[str, object]) -> tuple[str, list[object]]:
+    """Return the conditions that were asked for, and their values; ``None`` was not asked."""
+    asked = {condition: value for condition, value in filters.items() if value is not None}
+    values: list[object] = []
+    for value in asked.values():
+        values += value if isinstance(value, tuple) else (value,)
+    return " AND ".join(asked), values
 
 
-def _violation_json(row: Mapping[str, Any], at: datetime, position: int) -> dict[str, object]:
-    overturned = None
-    if (
-        row["overturned_by"] is not None
-        and row["overturned_by"] <= position
-        and row["overturned_at"] <= format_instant(at)
-    ):
-        overturned = {
-            "position": row["overturned_by"],
-            "at": row["overturned_at"],
-            "reason": row["overturned_reason"],
-        }
+def _violation_json(row: Mapping[str, Any]) -> dict[str, object]:
+    violation = dict(row)
+    position, at, reason = (violation.pop(f"overturned_{name}") for name in ("by", "at", "reason"))
+    overturned = violation.pop("overturned")
     return {
-        "id": row["id"],
-        "position": row["position"],
+        **violation,
         "subject": Subject.parse(row["subject"]).model_dump(),
-        "policy": row["policy"],
-        "clause": row["clause"],
-        "category": row["category"],
-        "severity": row["severity"],
-        "occurred_at": row["occurred_at"],
-        "detected_by": row["detected_by"],
-        "summary": row["summary"],
         "evidence": orjson.loads(row["evidence"]),
         "resources": orjson.loads(row["resources"]),
         "state": "overturned" if overturned else "stands",
-        "overturned": overturned,
-        "operator": row["operator"],
-        "recorded_at": row["recorded_at"],
+        "overturned": {"position": position, "at": at, "reason": reason} if overturned else None,
     }
 
 

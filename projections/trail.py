@@ -1,8 +1,8 @@
 """What happened, in order?
 
-The rows find events; the events themselves are read from the store, by position. ``recorded_at`` never
-goes back along positions, so the newest first is the highest position first, and a span of time is a
-span of positions.
+The rows find events; the events themselves are read from the store, by position. ``recorded_at``
+never goes back along positions, so a span of time is a span of positions, and the newest event is
+the one with the highest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from ledger.domain.events import (
     ViolationRecorded,
     WarningIssued,
 )
-from ledger.domain.policy import parse_policy_ref
 from ledger.domain.values import (
     OneResource,
     ResourcesOfGroup,
@@ -40,17 +39,27 @@ from ledger.domain.values import (
     format_instant,
 )
 
-SEARCH_CHARS_MAX: Final = 1_000  # a long sentence; each word of it costs a look into the index
-_UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")  # ends a query of FTS5, or is no UTF-8
+SEARCH_CHARS_MAX: Final = 1_000  # a long sentence; every word costs a look into the index
+TALLY_EVENTS: Final = 1_000  # counting reads at most this many events at either end of a span
+_UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")  # would end a query, or is no UTF-8
+
+# What events are counted by: an expression, and the table it is of.
+_FACETS: Final = {
+    "type": ("type", "trail"),
+    "operator": ("operator", "trail"),
+    "category": ("category", "trail_clauses"),
+    "policy": ("policy", "trail_clauses"),
+    "month": ("substr(recorded_at, 1, 7)", "trail"),
+}
 
 
 class Filters(TypedDict, total=False):
-    """Which events are meant; all that are given must hold, ``None`` and ``()`` hold for every event.
+    """Which events are meant: all that are given must hold, and ``None`` and ``()`` say nothing.
 
-    ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``), ``resource`` a
-    resource key. Policy and category must hold for the same clause. Times are of recording, from
-    included, to excluded. ``q`` is words that must all occur in the sentence; ``alic*`` is any word
-    that begins so.
+    ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``), and
+    ``resource`` a resource's key. Times are those of recording, from included, to excluded. ``q``
+    is words that must all occur in the sentence: ``alic*`` is any word that begins so,
+    ``user:alice`` both words in a row.
     """
 
     subject: str | None
@@ -68,9 +77,9 @@ class Filters(TypedDict, total=False):
 class TrailRows:
     """The tables of events by what they concern, and the questions they answer.
 
-    An event concerns the clauses and resources it names. One that is about an earlier suspension or
-    violation concerns what that one does, and a group stands for the members it had at the time.
-    A selector of every resource of a type is kept as the bare type, which no resource's key can be.
+    An event concerns the clauses and the resources that it names, and one about an earlier
+    suspension or violation concerns what that one does. A group stands for the members it had then.
+    A selector of all resources of a type is kept as the bare type, which can be no resource's key.
     """
 
     NAME: ClassVar[str] = "trail"
@@ -81,6 +90,7 @@ class TrailRows:
         "trail_resources",
         "trail_about",
         "trail_groups",
+        "trail_tally",
     )
     # An index of ``trail`` ends with its key, so each of them is in the order of positions.
     DDL: ClassVar[Sequence[str]] = (
@@ -98,17 +108,16 @@ class TrailRows:
         """CREATE INDEX IF NOT EXISTS trail_on_behalf_of ON trail (on_behalf_of)
             WHERE on_behalf_of IS NOT NULL""",
         "CREATE INDEX IF NOT EXISTS trail_recorded_at ON trail (recorded_at)",
-        # Its row ids are positions. Ids in a sentence fall into words at their punctuation, and are found
-        # as those words in a row.
+        # Row ids are positions. An id falls into words at its punctuation and is found as these
+        # words in a row. Sealed text is in no sentence, and so not here.
         """CREATE VIRTUAL TABLE IF NOT EXISTS trail_words USING fts5 (
             sentence, columnsize=0, tokenize='unicode61 remove_diacritics 2')""",
         """CREATE TABLE IF NOT EXISTS trail_clauses (
             position INTEGER NOT NULL,
             policy TEXT NOT NULL,
-            version INTEGER NOT NULL,
             clause TEXT NOT NULL,
             category TEXT NOT NULL,
-            PRIMARY KEY (position, policy, version, clause)
+            PRIMARY KEY (position, policy, clause)
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX IF NOT EXISTS trail_clauses_category ON trail_clauses (category, position)",
         """CREATE TABLE IF NOT EXISTS trail_resources (
@@ -125,13 +134,21 @@ class TrailRows:
             name TEXT PRIMARY KEY,
             resources TEXT NOT NULL
         ) STRICT, WITHOUT ROWID""",
+        # How often each value stands in the ``TALLY_EVENTS`` events up to a position.
+        """CREATE TABLE IF NOT EXISTS trail_tally (
+            position INTEGER NOT NULL,
+            facet TEXT NOT NULL,
+            value TEXT NOT NULL,
+            count INTEGER NOT NULL,
+            PRIMARY KEY (position, facet, value)
+        ) STRICT, WITHOUT ROWID""",
     )
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event is and what it concerns.
 
-        Each statement writes one row: for one that may write several, SQLite opens a savepoint, at which
-        FTS5 writes out the words it holds in memory, and that takes longer than all the rest.
+        A statement here writes one row. For one that may write several SQLite sets a savepoint, and
+        at each of those FTS5 writes out the words it holds in memory: slower than all the rest.
         """
         event, position = recorded.event, recorded.position
         cursor.execute(
@@ -150,12 +167,12 @@ class TrailRows:
         )
         match event:
             case ViolationRecorded():
-                clauses = [_clause_row(event.policy, event.clause, event.category)]
+                clauses = [(event.policy, event.clause, event.category)]
                 resources = [resource.key for resource in event.resources]
                 _concern(cursor, position, clauses, resources)
                 _remember(cursor, event.violation, clauses, resources)
             case SubjectSuspended():
-                clauses = [_clause_row(c.policy, c.clause, c.category) for c in event.clauses]
+                clauses = [(c.policy, c.clause, c.category) for c in event.clauses]
                 resources = _covered(cursor, event.scope)
                 _concern(cursor, position, clauses, resources)
                 _remember(cursor, event.suspension, clauses, resources)
@@ -169,18 +186,26 @@ class TrailRows:
                 clauses, resources = map(orjson.loads, cursor.fetchone())
                 _concern(cursor, position, clauses, resources)
             case WarningIssued():
-                clauses = [_clause_row(c.policy, c.clause, c.category) for c in event.clauses]
+                clauses = [(c.policy, c.clause, c.category) for c in event.clauses]
                 _concern(cursor, position, clauses, [])
-            case ResourceListed(resource=resource):
-                _concern(cursor, position, [], [resource.key])
-            case GroupDefined(group=group):
+            case ResourceListed():
+                _concern(cursor, position, [], [event.resource.key])
+            case GroupDefined():
                 resources = [resource.key for resource in event.resources]
                 _concern(cursor, position, [], resources)
                 cursor.execute(
-                    "INSERT OR REPLACE INTO trail_groups VALUES (?, ?)", (group, _json(resources))
+                    "INSERT OR REPLACE INTO trail_groups VALUES (?, ?)",
+                    (event.group, _json(resources)),
                 )
             case _:
                 pass
+        if position % TALLY_EVENTS == 0:
+            for facet, (value, table) in _FACETS.items():
+                cursor.execute(
+                    f"INSERT INTO trail_tally SELECT ?, ?, {value}, count(DISTINCT position) "
+                    f"FROM {table} WHERE position > ? AND position <= ? GROUP BY {value}",
+                    (position, facet, position - TALLY_EVENTS, position),
+                )
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -196,15 +221,17 @@ class TrailRows:
     ) -> list[int]:
         """Return the positions of events as known at ``position``, the newest first.
 
-        ``cursor_position`` is where the page before ended. Raises ``InvalidValue`` for a ``policy`` or ``q``
-        of another form.
+        ``cursor_position`` is where the page before ended.
+        Raises ``InvalidValue`` for a ``q`` that is too long.
         """
-        bounds: dict[str, object] = {"<= ?": position}
-        if cursor_position is not None:
-            bounds["> ?" if oldest_first else "< ?"] = cursor_position
-        matching, values = _matching(bounds, **filters)
+        asked, first, last = _understood(cursor, position, **filters)
+        if cursor_position is not None and oldest_first:
+            first = max(first, cursor_position + 1)
+        elif cursor_position is not None:
+            last = min(last, cursor_position - 1)
+        query, values = _matching(asked, first, last)
         cursor.execute(
-            f"{matching} ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
+            f"{query} ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
             (*values, limit),
         )
         return [row[0] for row in cursor.fetchall()]
@@ -212,39 +239,45 @@ class TrailRows:
     def counts(
         self, cursor: Cursor, *, position: int, **filters: Unpack[Filters]
     ) -> dict[str, object]:
-        """Count the events as known at ``position``: in all, and by each of five properties.
+        """Count the events as known at ``position``: in all, and by five properties, most first.
 
-        An event counts once for each policy version and each category that it concerns. ``month`` is of
-        recording. Raises ``InvalidValue`` as ``events`` does.
+        An event counts once for every policy version and every category that it concerns, and for
+        the ``month`` in which it was recorded. Raises ``InvalidValue`` as ``events`` does.
         """
-        matching, values = _matching({"<= ?": position}, **filters)
-        cursor.execute(
-            f"WITH matching AS MATERIALIZED ({matching}) "
-            "SELECT type, operator, substr(recorded_at, 1, 7), count(*) "
-            "FROM matching JOIN trail USING (position) GROUP BY 1, 2, 3",
-            values,
-        )
-        counted = {name: Counter[str]() for name in ("type", "operator", "month")}
-        for type_, operator, month, count in cursor.fetchall():
-            counted["type"][type_] += count
-            counted["operator"][operator] += count
-            counted["month"][month] += count
-        for name, value in (("category", "category"), ("policy", "policy || '@' || version")):
+        asked, first, last = _understood(cursor, position, **filters)
+        counted = {facet: Counter[str]() for facet in _FACETS}
+        spans = [(first, last)]
+        low = (first + TALLY_EVENTS - 2) // TALLY_EVENTS * TALLY_EVENTS
+        high = last // TALLY_EVENTS * TALLY_EVENTS
+        if not asked and low < high:
+            spans = [(first, low), (high + 1, last)]
             cursor.execute(
-                f"WITH matching AS MATERIALIZED ({matching}) "
-                f"SELECT {value}, count(DISTINCT position) "
-                "FROM matching JOIN trail_clauses USING (position) GROUP BY 1",
-                values,
+                "SELECT facet, value, sum(count) FROM trail_tally "
+                "WHERE position > ? AND position <= ? GROUP BY facet, value",
+                (low, high),
             )
-            counted[name] = Counter(dict(tuple(row) for row in cursor.fetchall()))
+            for facet, value, count in cursor.fetchall():
+                counted[facet][value] += count
+        for span in spans:
+            query, values = _matching(asked, *span)
+            by_facet = " UNION ALL ".join(
+                f"SELECT '{facet}', {value}, count(DISTINCT position) "
+                f"FROM matching JOIN {table} USING (position) GROUP BY {value}"
+                for facet, (value, table) in _FACETS.items()
+            )
+            cursor.execute(f"WITH matching AS MATERIALIZED ({query}) {by_facet}", values)
+            for facet, value, count in cursor.fetchall():
+                counted[facet][value] += count
         return {
             "total": counted["type"].total(),
             **{
-                name: [
+                facet: [
                     {"value": value, "count": count}
-                    for value, count in sorted(counter.items(), key=lambda of: (-of[1], of[0]))
+                    for value, count in sorted(
+                        counter.items(), key=lambda item: (-item[1], item[0])
+                    )
                 ]
-                for name, counter in counted.items()
+                for facet, counter in counted.items()
             },
         }
 
@@ -252,31 +285,28 @@ class TrailRows:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _clause_row(policy: str, clause: str, category: str) -> tuple[str, int, str, str]:
-    name, _, version = policy.partition("@")
-    return name, int(version), clause, category
-
-
 def _covered(cursor: Cursor, scope: Scope) -> list[str]:
-    """Return the resources that a scope names, and the members of its groups."""
-    resources = []
+    """Return what a scope selects, with the present members of its groups."""
+    resources: list[str] = []
     for selector in scope.resources:
         match selector:
-            case OneResource(type=type_, id=id_):
-                resources.append(f"{type_}:{id_}")
-            case ResourcesOfType(type=type_):
-                resources.append(type_)
-            case ResourcesOfGroup(group=group):
-                cursor.execute("SELECT resources FROM trail_groups WHERE name = ?", (group,))
+            case OneResource():
+                resources.append(selector.label)
+            case ResourcesOfType():
+                resources.append(selector.type)
+            case ResourcesOfGroup():
+                cursor.execute(
+                    "SELECT resources FROM trail_groups WHERE name = ?", (selector.group,)
+                )
                 resources += orjson.loads(cursor.fetchone()[0])
     return resources
 
 
 def _concern(
-    cursor: Cursor, position: int, clauses: Iterable[Sequence[object]], resources: Iterable[str]
+    cursor: Cursor, position: int, clauses: Iterable[Sequence[str]], resources: Iterable[str]
 ) -> None:
     for clause in clauses:
-        cursor.execute("INSERT INTO trail_clauses VALUES (?, ?, ?, ?, ?)", (position, *clause))
+        cursor.execute("INSERT INTO trail_clauses VALUES (?, ?, ?, ?)", (position, *clause))
     for resource in dict.fromkeys(resources):
         cursor.execute("INSERT INTO trail_resources VALUES (?, ?)", (resource, position))
 
@@ -299,34 +329,23 @@ def _json(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """A condition on a row of ``table``, whose ``key`` is a position; any of ``alternatives`` may hold.
+    """A condition on the rows of a table whose ``key`` is a position.
 
-    One filter drives a search from its index; the others check what it finds.
+    An event is meant when it holds with one of ``alternatives``, which are its values.
     """
 
     condition: str
-    alternatives: Sequence[tuple[object, ...]]
+    alternatives: Sequence[Sequence[object]]
     table: str = "trail"
     key: str = "position"
 
-    @property
-    def source(self) -> str:
-        """What a search that this drives reads; ``CROSS JOIN`` keeps SQLite to the order."""
-        if self.table == "trail":
-            return "trail d"
-        return f"{self.table} d CROSS JOIN trail t ON t.position = d.{self.key}"
 
-    def check(self, position: str) -> str:
-        """The demand on an event found elsewhere; ``+`` keeps SQLite from driving by it after all."""
-        sign = "+" if self.table == "trail" else ""
-        either = " OR ".join([f"{sign}{self.condition}"] * len(self.alternatives))
-        if self.table == "trail":
-            return f"({either})"
-        return f"EXISTS (SELECT 1 FROM {self.table} WHERE {self.key} = {position} AND ({either}))"
+_EVERY_EVENT: Final = _Filter("true", [()])
 
 
-def _matching(
-    bounds: dict[str, object],
+def _understood(
+    cursor: Cursor,
+    position: int,
     *,
     subject: str | None = None,
     types: Sequence[str] = (),
@@ -338,72 +357,95 @@ def _matching(
     recorded_from: datetime | None = None,
     recorded_to: datetime | None = None,
     q: str | None = None,
-) -> tuple[str, list[object]]:
-    """Return a query of the positions that match, and its values.
+) -> tuple[list[_Filter], int, int]:
+    """Return the filters that were given, and the first and last position that may match.
 
-    It reads one index for each alternative of the filter that drives, and merges them in order.
+    The filters are in order from what picks few events to what picks many.
     """
+    first, last = 1, position
     if recorded_from is not None:
-        first = "(SELECT position FROM trail WHERE recorded_at >= ? ORDER BY recorded_at, position LIMIT 1)"
-        bounds[f">= {first}"] = format_instant(recorded_from)
+        cursor.execute(
+            "SELECT position FROM trail WHERE recorded_at >= ? "
+            "ORDER BY recorded_at, position LIMIT 1",
+            (format_instant(recorded_from),),
+        )
+        row = cursor.fetchone()
+        first = row[0] if row else position + 1
     if recorded_to is not None:
-        last = "(SELECT position FROM trail WHERE recorded_at < ? ORDER BY recorded_at DESC, position DESC LIMIT 1)"
-        bounds[f"<= {last}"] = format_instant(recorded_to)
-    # The first that is given drives: from what picks few events to what picks many.
+        cursor.execute(
+            "SELECT position FROM trail WHERE recorded_at < ? "
+            "ORDER BY recorded_at DESC, position DESC LIMIT 1",
+            (format_instant(recorded_to),),
+        )
+        row = cursor.fetchone()
+        last = min(position, row[0]) if row else 0
     filters = [
-        _Filter("subject = ?", [(subject,)] if subject is not None else []),
-        _words(q),
-        _resource(resource),
-        _Filter("on_behalf_of = ?", [(on_behalf_of,)] if on_behalf_of is not None else []),
-        _clause(policy, category),
-        _Filter("operator = ?", [(operator,)] if operator is not None else []),
+        _Filter("subject = ?", _given(subject)),
+        _Filter("trail_words MATCH ?", _given(_search(q)), "trail_words", "rowid"),
+        _Filter("resource = ?", _keys(resource), "trail_resources"),
+        _Filter("on_behalf_of = ?", _given(on_behalf_of)),
+        _Filter("category = ?", _given(category), "trail_clauses"),
+        _Filter("operator = ?", _given(operator)),
         _Filter("type = ?", [(type_,) for type_ in dict.fromkeys(types)]),
+        _Filter(
+            "? IN (policy, substr(policy, 1, instr(policy, '@') - 1))",
+            _given(policy),
+            "trail_clauses",
+        ),
     ]
-    drive, *checks = [each for each in filters if each.alternatives] or [_Filter("true", [()])]
-    position = f"d.{drive.key}"
-    conditions = [
-        drive.condition,
-        *(f"{position} {bound}" for bound in bounds),
-        *(check.check(position) for check in checks),
-    ]
-    query = (
-        f"SELECT DISTINCT {position} AS position FROM {drive.source} "
-        f"WHERE {' AND '.join(conditions)}"
-    )
-    bound = [*bounds.values()]
-    bound += [value for check in checks for values in check.alternatives for value in values]
-    values = [value for driving in drive.alternatives for value in (*driving, *bound)]
-    return " UNION ".join([query] * len(drive.alternatives)), values
+    return [each for each in filters if each.alternatives], first, last
 
 
-def _resource(resource: str | None) -> _Filter:
-    """Events that concern a resource, by its key or by its type as a whole."""
-    keys = [] if resource is None else dict.fromkeys([resource, resource.partition(":")[0]])
-    return _Filter("resource = ?", [(key,) for key in keys], "trail_resources")
+def _given(value: str | None) -> Sequence[Sequence[str]]:
+    return [] if value is None else [(value,)]
 
 
-def _clause(policy: str | None, category: str | None) -> _Filter:
-    """Events that concern a clause of a policy, of a version of it, of a category."""
-    asked: dict[str, object] = {}
-    if policy is not None:
-        name, version = parse_policy_ref(policy)
-        asked["policy = ?"] = name
-        if version is not None:
-            asked["version = ?"] = version
-    if category is not None:
-        asked["category = ?"] = category
-    return _Filter(" AND ".join(asked), [tuple(asked.values())] if asked else [], "trail_clauses")
+def _keys(resource: str | None) -> Sequence[Sequence[str]]:
+    """Return under what a resource is kept: its key, and its type, which stands for all of it."""
+    if resource is None:
+        return []
+    return [(key,) for key in dict.fromkeys([resource, resource.partition(":")[0]])]
 
 
-def _words(q: str | None) -> _Filter:
-    """Events whose sentence holds all words; in quotes, nothing in a word is syntax of FTS5."""
-    if q is not None and len(q) > SEARCH_CHARS_MAX:
+def _search(q: str | None) -> str | None:
+    """Return words as a query of FTS5; what stands in quotes is never syntax. ``None`` for none."""
+    if q is None:
+        return None
+    if len(q) > SEARCH_CHARS_MAX:
         raise InvalidValue(
             f"q has {len(q)} characters, at most {SEARCH_CHARS_MAX} are allowed", field="q"
         )
-    words = _UNSEARCHABLE.sub(" ", q or "").split()
-    query = " ".join(
+    words = _UNSEARCHABLE.sub(" ", q).split()
+    quoted = (
         '"' + word.rstrip("*").replace('"', '""') + '"' + ("*" if word.endswith("*") else "")
         for word in words
     )
-    return _Filter("trail_words MATCH ?", [(query,)] if words else [], "trail_words", "rowid")
+    return " ".join(quoted) or None
+
+
+def _matching(filters: Sequence[_Filter], first: int, last: int) -> tuple[str, list[object]]:
+    """Return a query of the positions that match, and its values.
+
+    The first filter drives: for each of its alternatives an index is read in the order of
+    positions, and these are merged, so a full page ends the search. The others check what is found.
+    """
+    drive, *checks = filters or [_EVERY_EVENT]
+    position = f"d.{drive.key}"
+    # An event may have several rows of clauses; every other table has one that can match.
+    distinct = "DISTINCT " if drive.table == "trail_clauses" else ""
+    query = (
+        f"SELECT {distinct}{position} AS position FROM {drive.table} d "
+        f"WHERE {drive.condition} AND {position} BETWEEN ? AND ?"
+    )
+    checked: list[object] = []
+    for check in checks:
+        either = " OR ".join([f"({check.condition})"] * len(check.alternatives))
+        query += (
+            f" AND EXISTS (SELECT 1 FROM {check.table} "
+            f"WHERE {check.key} = {position} AND ({either}))"
+        )
+        checked += [value for values in check.alternatives for value in values]
+    values = [
+        value for driving in drive.alternatives for value in (*driving, first, last, *checked)
+    ]
+    return " UNION ".join([query] * len(drive.alternatives)), values

@@ -6,10 +6,16 @@ from datetime import timedelta
 
 from ledger.domain.access import Request, decide
 from ledger.domain.events import SubjectEvent, SubjectSuspended
-from ledger.domain.values import OneResource, Resource, Subject
+from ledger.domain.values import (
+    OneResource,
+    Resource,
+    Subject,
+    from_microseconds,
+    microseconds,
+)
 from ledger.service.wiring import Service
 from ledger.store.replay import rebuild
-from projections.access import AccessIndex, from_microseconds, microseconds
+from projections.access import AccessIndex
 
 INSTANTS_MAX = 12  # per ledger: enough to meet each end, few enough to keep tests quick
 SUBJECTS_MAX = 40

@@ -17,7 +17,7 @@ from ledger.application import Done, Once
 from ledger.domain.access import Request, UnknownSubjects
 from ledger.domain.errors import LedgerError
 from ledger.domain.events import Author, Clause, Recorded, SubjectSuspended, SuspensionRevised
-from ledger.domain.values import Basis, Cause, Ending, Resource, Role, Scope, Subject
+from ledger.domain.values import Basis, Cause, Ending, Resource, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from ledger.store.codec import parse_recorded_at
@@ -101,7 +101,7 @@ class Drawing:
                 pass
 
     def instant(self, now: datetime) -> datetime:
-        """Draw an instant: near or far, before or after, or just at what matters, or a tick beside."""
+        """Draw an instant: near or far, before or after, at what matters or a tick beside it."""
         if self.instants and self.chance(2):
             return self.one(self.instants) + TICK * self.random.randint(-1, 1)
         unit = self.one([TICK, timedelta(seconds=1), timedelta(hours=7), timedelta(days=11)])
@@ -320,7 +320,7 @@ def clause_of(name: str) -> Clause:
 
 
 def founded(folder: Path, clock: SetClock, *, unknown: UnknownSubjects = "allow") -> Service:
-    """Build a service on a new file, with its operators, a policy, four resources and two groups."""
+    """Build a service on a new file, with operators, a policy, four resources and two groups."""
     url = f"sqlite:///{folder / 'ledger.db'}"
     service = build(Settings(database_url=url, unknown_subject=unknown), clock=clock)
     with service.ledger.together():

@@ -1,4 +1,4 @@
-"""What holds of every history: index and fold, rows and rebuild, then and now all give one answer."""
+"""What holds of every history: index and fold, rows and rebuild, then and now give one answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any, Final
 
 import pytest
 from eventsourcing.persistence import StoredEvent
@@ -18,44 +20,53 @@ from hypothesis import strategies as st
 from ledger.domain.access import Decision, UnknownSubjects, decide, looked_at
 from ledger.domain.catalogue import Catalogue
 from ledger.domain.events import Recorded, SubjectEvent
-from ledger.domain.record import Record, Suspension
-from ledger.domain.values import Subject
+from ledger.domain.record import Record, Suspension, SuspensionState
+from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from ledger.store.replay import rebuild
-from projections.access import AccessIndex, Answer, from_microseconds, microseconds
+from projections.access import AccessIndex, Answer
 from tests.checks import check_ledger
 from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen
 from tests.service.conftest import SetClock
 
-COMMANDS_MAX = 45  # of one history; a failure shrinks to a few
+COMMANDS_MAX = 60  # of one history; a failure shrinks to the shortest that still fails
 REQUESTS = 6  # asked at each position
 INSTANTS = 4  # of each request
+STATES: Final[tuple[SuspensionState, ...]] = ("scheduled", "in_force", "ended", "cancelled")
 
-randoms = st.randoms(use_true_random=False)
-lengths = st.integers(1, COMMANDS_MAX)
-seeds = st.integers(0, 2**32)  # of the questions: they need not shrink
-unknowns = st.sampled_from(["allow", "deny_unknown"])
 
-few = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+@dataclass(frozen=True)
+class History:
+    """A history is repeated from these; the questions about it are drawn from the seed as well."""
+
+    seed: int
+    length: int
+    unknown: UnknownSubjects
+
+    @property
+    def questions(self) -> Drawing:
+        """What draws the questions: how many there are does not change the history."""
+        return Drawing(Random(f"questions {self.seed}"))
+
+    @contextmanager
+    def played(self) -> Iterator[Service]:
+        """Let it happen to a ledger of its own."""
+        with tempfile.TemporaryDirectory() as folder:
+            service = awake(founded(Path(folder), SetClock(), unknown=self.unknown))
+            happen(service, Drawing(Random(self.seed)), self.length)
+            yield service
+            service.recorder.store.close()
+
+
+histories = st.builds(
+    History,
+    seed=st.integers(0, 2**32),
+    length=st.integers(1, COMMANDS_MAX),
+    unknown=st.sampled_from(["allow", "deny_unknown"]),
 )
-many = settings(few, max_examples=600)
-
-
-@contextmanager
-def played(
-    random: Random, commands: int, *, unknown: UnknownSubjects = "allow"
-) -> Iterator[tuple[Service, Drawing]]:
-    """A ledger to which a random history happened."""
-    with tempfile.TemporaryDirectory() as folder:
-        service = awake(founded(Path(folder), SetClock(), unknown=unknown))
-        drawing = Drawing(random)
-        happen(service, drawing, commands)
-        yield service, drawing
-        service.recorder.store.close()
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(few, max_examples=1_000)
 
 
 class Fold:
@@ -98,21 +109,14 @@ def found(answer: Answer) -> tuple[object, ...]:
     return answer.allowed, ids, until, answer.unknown_subject
 
 
-def check_answers(
-    fold: Fold,
-    at_least: datetime,
-    unknown: UnknownSubjects,
-    drawing: Drawing,
-    *indexes: AccessIndex,
-) -> None:
+def check_answers(fold: Fold, at_least: datetime, drawing: Drawing, *indexes: AccessIndex) -> None:
     """Ask fold and indexes the same, at every kind of instant from the newest event on."""
+    unknown = indexes[0].unknown
     instants = fold.instants(at_least)
     for _ in range(REQUESTS):
         request = drawing.request()
         for at in [at_least, *drawing.random.choices(instants, k=INSTANTS - 1)]:
-            expected = as_answer(
-                decide(fold.records, fold.catalogue, request, at, unknown=unknown)
-            )
+            expected = as_answer(decide(fold.records, fold.catalogue, request, at, unknown=unknown))
             for index in indexes:
                 answer = index.check(
                     request.subject.key,
@@ -165,65 +169,56 @@ def stopping(service: Service) -> Iterator[tuple[Service, Iterator[Recorded]]]:
 # --- the index and the fold -----------------------------------------------------------------------
 
 
-def index_is_fold(random: Random, length: int, seed: int, unknown: UnknownSubjects) -> None:
+def index_is_fold(history: History) -> None:
     """Ask fold and index at every position of a history."""
-    with played(random, length, unknown=unknown) as (service, _):
-        fold, index, drawing = Fold(), AccessIndex(unknown=unknown), Drawing(Random(seed))
+    with history.played() as service:
+        fold, index, drawing = Fold(), AccessIndex(unknown=history.unknown), history.questions
         for recorded in service.recorder.events():
             fold.take_in(recorded)
             index.apply(recorded)
-            check_answers(fold, recorded.recorded_at, unknown, drawing, index)
+            check_answers(fold, recorded.recorded_at, drawing, index)
         check_ledger(service)
 
 
 @few
-@given(randoms, lengths, seeds, unknowns)
-def test_the_index_answers_as_the_fold_at_every_position(
-    random: Random, length: int, seed: int, unknown: UnknownSubjects
-) -> None:
+@given(histories)
+def test_the_index_answers_as_the_fold_at_every_position(history: History) -> None:
     """The index after n events answers as the access rule does on the records known at n."""
-    index_is_fold(random, length, seed, unknown)
+    index_is_fold(history)
 
 
 @pytest.mark.soak
 @many
-@given(randoms, lengths, seeds, unknowns)
-def test_the_index_answers_as_the_fold_for_many_histories(
-    random: Random, length: int, seed: int, unknown: UnknownSubjects
-) -> None:
+@given(histories)
+def test_the_index_answers_as_the_fold_for_many_histories(history: History) -> None:
     """The index after n events answers as the access rule does, over many more histories."""
-    index_is_fold(random, length, seed, unknown)
+    index_is_fold(history)
 
 
 @few
-@given(randoms, lengths, seeds, unknowns)
-def test_an_index_loaded_from_the_rows_answers_as_one_that_followed(
-    random: Random, length: int, seed: int, unknown: UnknownSubjects
-) -> None:
+@given(histories)
+def test_an_index_loaded_from_the_rows_answers_as_one_that_followed(history: History) -> None:
     """Wherever a process starts, it answers as one that was there, then and after what comes."""
-    with played(random, length, unknown=unknown) as (service, _), stopping(service) as stopped:
-        ledger, events = stopped
-        fold, drawing = Fold(), Drawing(Random(seed))
-        followed = AccessIndex(unknown=unknown)
+    with history.played() as service, stopping(service) as (stopped, events):
+        fold, drawing = Fold(), history.questions
+        followed = AccessIndex(unknown=history.unknown)
         started: list[AccessIndex] = []
         for recorded in events:
             fold.take_in(recorded)
             for index in (followed, *started):
                 index.apply(recorded)
-            loaded = loaded_index(ledger)
-            check_answers(fold, recorded.recorded_at, unknown, drawing, followed, loaded, *started)
+            loaded = loaded_index(stopped)
+            check_answers(fold, recorded.recorded_at, drawing, followed, loaded, *started)
             if drawing.chance(10):
                 started.append(loaded)
 
 
 @few
-@given(randoms, lengths, seeds)
-def test_a_check_before_the_newest_event_is_answered_as_of_that_event(
-    random: Random, length: int, seed: int
-) -> None:
+@given(histories)
+def test_a_check_before_the_newest_event_is_answered_as_of_that_event(history: History) -> None:
     """A clock that went back does not lift what was just recorded."""
-    with played(random, length) as (service, _):
-        index, drawing = service.index, Drawing(Random(seed))
+    with history.played() as service:
+        index, drawing = service.index, history.questions
         for _ in range(20):
             request = drawing.request()
             asked = (
@@ -243,12 +238,12 @@ def test_a_check_before_the_newest_event_is_answered_as_of_that_event(
 
 
 @few
-@given(randoms, st.lists(st.integers(1, 20), min_size=1, max_size=3))
-def test_a_rebuild_is_what_is_live_at_every_stop(random: Random, lengths: list[int]) -> None:
+@given(histories, st.lists(st.integers(1, 20), max_size=3))
+def test_a_rebuild_is_what_is_live_at_every_stop(history: History, lengths: list[int]) -> None:
     """Whenever it is asked, a rebuild from the events makes the rows that are live."""
-    with played(random, 0) as (service, drawing):
-        for length in lengths:
-            happen(service, drawing, length)
+    with history.played() as service:
+        for length in (0, *lengths):
+            happen(service, history.questions, length)
 
             assert [] == list(rebuild(service.recorder).differences)
 
@@ -256,7 +251,7 @@ def test_a_rebuild_is_what_is_live_at_every_stop(random: Random, lengths: list[i
 def lists_of(service: Service, at: datetime, position: int) -> dict[str, object]:
     """Everything that can be listed as it stood at an instant and was known at a position."""
     access, conduct, trail = service.access, service.conduct, service.trail
-    both = {"position": position, "limit": 1_000}
+    both: dict[str, Any] = {"position": position, "limit": 1_000}
     with service.reading() as (c, _):
         return {
             "suspensions": access.suspensions(c, at=at, **both),
@@ -279,13 +274,13 @@ def lists_of(service: Service, at: datetime, position: int) -> dict[str, object]
 
 
 @few
-@given(randoms, lengths, seeds)
+@given(histories)
 def test_a_list_known_at_a_position_is_that_of_a_ledger_that_stopped_there(
-    random: Random, length: int, seed: int
+    history: History,
 ) -> None:
     """What came later changes no list that is asked for as it was known before."""
-    with played(random, length) as (service, _), stopping(service) as (stopped, events):
-        drawing, fold = Drawing(Random(seed)), Fold()
+    with history.played() as service, stopping(service) as (stopped, events):
+        drawing, fold = history.questions, Fold()
         for recorded in events:
             fold.take_in(recorded)
             if drawing.chance(3):
@@ -298,23 +293,23 @@ def test_a_list_known_at_a_position_is_that_of_a_ledger_that_stopped_there(
 
 
 @few
-@given(randoms, lengths, seeds)
-def test_the_state_in_a_list_is_that_of_the_fold(random: Random, length: int, seed: int) -> None:
+@given(histories)
+def test_the_state_in_a_list_is_that_of_the_fold(history: History) -> None:
     """A suspension's state is the same by SQL, in a filter and in an answer, as by the rule."""
-    with played(random, length) as (service, _):
-        drawing, fold = Drawing(Random(seed)), Fold()
+    with history.played() as service:
+        drawing, fold = history.questions, Fold()
         for recorded in service.recorder.events():
             fold.take_in(recorded)
             if not fold.suspensions() or not drawing.chance(3):
                 continue
             at = drawing.one(fold.instants(datetime(2026, 1, 1, tzinfo=UTC)))
             expected = {id_: s.state(at) for id_, s in fold.suspensions().items()}
-            asked = {"at": at, "position": recorded.position, "limit": 1_000}
+            asked: dict[str, Any] = {"at": at, "position": recorded.position, "limit": 1_000}
             with service.reading() as (c, _):
                 every = service.access.suspensions(c, **asked)
                 by_state = {
                     state: {s["id"] for s in service.access.suspensions(c, **asked, state=state)}
-                    for state in ("scheduled", "in_force", "ended", "cancelled")
+                    for state in STATES
                 }
                 in_force = service.access.suspensions(c, **asked, in_force_at=at)
 
@@ -327,14 +322,14 @@ def test_the_state_in_a_list_is_that_of_the_fold(random: Random, length: int, se
 
 
 @few
-@given(randoms, lengths, seeds)
-def test_a_list_of_a_model_is_of_what_covers_it(random: Random, length: int, seed: int) -> None:
+@given(histories)
+def test_a_list_of_a_model_is_of_what_covers_it(history: History) -> None:
     """A list by model holds the suspensions whose scope names it by id, by type or by group now."""
-    with played(random, length) as (service, _):
+    with history.played() as service:
         fold = Fold()
         for recorded in service.recorder.events():
             fold.take_in(recorded)
-        at, drawing = service.now(), Drawing(Random(seed))
+        at, drawing = service.now(), history.questions
         resource = drawing.request().resource
         groups = [group for group in GROUPS if fold.catalogue.is_member(resource, group, at)]
         labels = {resource.key, f"every {resource.type}", *(f"group:{group}" for group in groups)}
@@ -369,13 +364,13 @@ def shape(record: Record) -> tuple[object, ...]:
 
 
 @few
-@given(randoms, lengths, seeds)
+@given(histories)
 def test_what_was_known_at_a_position_is_the_fold_of_the_events_until_then(
-    random: Random, length: int, seed: int
+    history: History,
 ) -> None:
     """The records known at n hold the first n events, of all that anybody could act through."""
-    with played(random, length) as (service, _):
-        drawing, fold = Drawing(Random(seed)), Fold()
+    with history.played() as service:
+        drawing, fold = history.questions, Fold()
         for recorded in service.recorder.events():
             fold.take_in(recorded)
             if not drawing.chance(3):
@@ -393,19 +388,17 @@ def test_what_was_known_at_a_position_is_the_fold_of_the_events_until_then(
                 everything = service.ledger.known(
                     [request.subject, *request.through], position=recorded.position
                 )
-                assert as_answer(
-                    decide(fold.records, fold.catalogue, request, at)
-                ) == as_answer(decide(everything.records, everything.catalogue, request, at))
+                assert as_answer(decide(fold.records, fold.catalogue, request, at)) == as_answer(
+                    decide(everything.records, everything.catalogue, request, at)
+                )
 
 
 @few
-@given(randoms, lengths, seeds)
-def test_recorded_at_never_goes_back_whatever_the_clock_does(
-    random: Random, length: int, seed: int
-) -> None:
-    """Events are in the order of time, so what was known at an instant is what was known at a position."""
-    with played(random, length) as (service, _):
-        drawing = Drawing(Random(seed))
+@given(histories)
+def test_recorded_at_never_goes_back_whatever_the_clock_does(history: History) -> None:
+    """Events are in the order of time, so an instant at which something was known is a position."""
+    with history.played() as service:
+        drawing = history.questions
         instants = [recorded.recorded_at for recorded in service.recorder.events()]
 
         assert sorted(instants) == instants
@@ -416,12 +409,10 @@ def test_recorded_at_never_goes_back_whatever_the_clock_does(
 
 
 @few
-@given(randoms, lengths)
-def test_what_a_suspension_refuses_begins_and_ends_at_its_instants(
-    random: Random, length: int
-) -> None:
+@given(histories)
+def test_what_a_suspension_refuses_begins_and_ends_at_its_instants(history: History) -> None:
     """A suspension counts at its start and not a tick before; at its end it does not count."""
-    with played(random, length) as (service, _):
+    with history.played() as service:
         fold = Fold()
         for recorded in service.recorder.events():
             fold.take_in(recorded)

@@ -71,6 +71,8 @@ _DURATION = re.compile(
     re.ASCII,
 )
 _UTC_ZONE: Final = ZoneInfo("UTC")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Value(BaseModel):
@@ -275,6 +277,16 @@ def end_after(start: datetime, length: str) -> datetime:
         raise EndTooFar(
             f"{length} after {format_instant(start)} is beyond the calendar", field="/duration"
         ) from error
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant as whole microseconds since 1970, exactly."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(number: int) -> datetime:
+    """Return the instant that ``microseconds`` came from."""
+    return _EPOCH + number * _MICROSECOND
 
 
 # --- subjects, resources, scopes ------------------------------------------------------------------

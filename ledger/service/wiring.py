@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from eventsourcing.persistence import Cursor
-from projections.conduct import ConductRows
 
 from ledger.application import Ledger
 from ledger.domain.errors import NotFound
-from ledger.domain.values import Subject
+from ledger.domain.values import Subject, from_microseconds
 from ledger.service.feed import Feed
 from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
 from ledger.store.codec import parse_recorded_at
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
-from projections.access import AccessIndex, AccessRows, from_microseconds
+from projections.access import AccessIndex, AccessRows
+from projections.conduct import ConductRows
 from projections.operators import Keyring, OperatorRows
 from projections.trail import TrailRows
 

@@ -1,10 +1,11 @@
-"""A running service: real HTTP over a real socket, on a real database file, with a clock that tests set."""
+"""A running service: real HTTP over a real socket, a real database file, and a clock to set."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -106,7 +107,7 @@ def serve(service: Service) -> tuple[uvicorn.Server, threading.Thread, str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
-    # The socket listens already, so the first request waits in its queue until the service has started.
+    # The socket listens already, so the first request waits in its queue until the service starts.
     assert httpx.get(f"{url}/livez", timeout=10).status_code == 200
     return server, thread, url
 
@@ -121,20 +122,52 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(database_url=f"sqlite:///{tmp_path / 'ledger.db'}", origin="test.ledger")
 
 
-@pytest.fixture
-def running(settings: Settings, clock: SetClock) -> Iterator[Running]:
-    """A service that is checked as a whole when the test is over."""
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """Serve for as long as the block runs; yields the URL."""
+    server, thread, url = serve(service)
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def opened(settings: Settings, clock: SetClock) -> Iterator[Running]:
+    """A new ledger, served; it is checked as a whole at the end."""
     service = build(settings, clock=clock)
     keys = open_ledger(service)
-    server, thread, url = serve(service)
-    with httpx.Client(base_url=url, timeout=20) as http:
+    with serving(service) as url, httpx.Client(base_url=url, timeout=20) as http:
         run = Running(service, url, clock, keys, http)
         yield run
         if run.checked:
             check_ledger(service)
-    server.should_exit = True
-    thread.join(timeout=20)
-    assert not thread.is_alive()
+
+
+@contextmanager
+def joined(run: Running) -> Iterator[Running]:
+    """Another service on the database of a running one, as a second process would be."""
+    service = build(run.service.settings, clock=run.clock)
+    with serving(service) as url, httpx.Client(base_url=url, timeout=20) as http:
+        yield Running(service, url, run.clock, run.keys, http)
+
+
+@pytest.fixture
+def running(settings: Settings, clock: SetClock) -> Iterator[Running]:
+    """A service that is checked as a whole when the test is over."""
+    with opened(settings, clock) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A founded service that the tests of one module share."""
+    path = tmp_path_factory.mktemp("shared") / "ledger.db"
+    settings = Settings(database_url=f"sqlite:///{path}", origin="test.ledger")
+    with opened(settings, SetClock()) as run:
+        yield found(run)
 
 
 POLICY = {
@@ -160,9 +193,8 @@ FRONTIER = ["atlas-3", "atlas-3-vision", "cipher-2"]
 SMALL = ["mini-2", "embed-1"]
 
 
-@pytest.fixture
-def founded(running: Running) -> Running:
-    """A running service with five models, the group frontier and a policy."""
+def found(running: Running) -> Running:
+    """List five models, define the group frontier and publish a policy."""
     for model in (*FRONTIER, *SMALL):
         body = {"resource": {"type": "model", "id": model}, "properties": {"status": "released"}}
         running.done("PUT", "/v1/resources", role="admin", json=body)
@@ -170,6 +202,12 @@ def founded(running: Running) -> Running:
     running.done("PUT", "/v1/groups/frontier", role="admin", json={"resources": members})
     running.done("PUT", "/v1/policies/aup", role="admin", json=POLICY)
     return running
+
+
+@pytest.fixture
+def founded(running: Running) -> Running:
+    """A running service with five models, the group frontier and a policy."""
+    return found(running)
 
 
 def violation_of(run: Running, subject: str, clause: str = "fraud", **more: Any) -> str:
@@ -188,7 +226,7 @@ def violation_of(run: Running, subject: str, clause: str = "fraud", **more: Any)
 
 
 def suspension_of(run: Running, subject: str, **more: Any) -> str:
-    """Suspend a subject from the group frontier for two months, for a new violation; returns its id."""
+    """Suspend a subject from group frontier for two months, for a new violation; returns its id."""
     kind, _, id_ = subject.partition(":")
     body: dict[str, Any] = {
         "subject": {"type": kind, "id": id_},

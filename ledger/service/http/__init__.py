@@ -1,1 +1,1 @@
-"""The HTTP interface: one module for each area, ``route.py`` for what every request goes through."""
+"""The HTTP interface: one module for each area, ``route.py`` for what every request passes."""

@@ -1,7 +1,7 @@
 """Access: the AuthZEN decision point, and what an auditor asks about one subject.
 
-The evaluation routes follow the OpenID AuthZEN Authorization API 1.0. A denial is an answer with status
-200, never an error: a caller that took it for one might fail open.
+The evaluation routes follow the OpenID AuthZEN Authorization API 1.0. A denial is an answer with
+status 200, never an error: a caller that took it for one might fail open.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from typing import Any, Final
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
 
 from ledger.domain.access import Request as AccessRequest
 from ledger.domain.access import UnknownSubjects, decide, in_force_on
 from ledger.domain.catalogue import Catalogue
 from ledger.domain.record import Record
 from ledger.domain.values import (
+    Instant,
     Resource,
     Role,
     Subject,
     format_instant,
+    from_microseconds,
     identifier,
+    microseconds,
     type_name,
 )
 from ledger.service.http.problems import (
     BodyTooLarge,
     MalformedRequest,
-    NotAllowed,
-    NotAuthenticated,
     UnsupportedMediaType,
     responses,
 )
@@ -41,14 +43,20 @@ from ledger.service.http.route import (
     router,
     service_of,
 )
-from ledger.service.http.shapes import SubjectKey, Times, Travel, read_responses, subject_of
+from ledger.service.http.shapes import (
+    BEHIND_THE_GATE,
+    SubjectKey,
+    Times,
+    Travel,
+    read_responses,
+    subject_of,
+)
+from ledger.service.http.suspensions import SuspensionView
 from projections.access import (
     NEVER,
     AccessIndex,
     Answer,
     Restriction,
-    from_microseconds,
-    microseconds,
 )
 
 routes = router("access")
@@ -73,8 +81,8 @@ _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 def evaluate(index: AccessIndex, item: Mapping[str, Any], at: int) -> dict[str, object]:
     """Answer one evaluation (AuthZEN 1.0, section 6): ``decision`` and ``context``.
 
-    ``at`` is now in microseconds since 1970. Raises ``MalformedRequest`` for an item that is not a whole
-    evaluation. Members that are not known are ignored, as the standard wants.
+    ``at`` is now in microseconds since 1970. Raises ``MalformedRequest`` for an item that is not a
+    whole evaluation. Members that are not known are ignored, as the standard wants.
     """
     subject, subject_properties = _entity(item.get("subject"), "subject")
     resource, resource_properties = _entity(item.get("resource"), "resource")
@@ -206,8 +214,8 @@ def _instant_or_none(number: int | None) -> str | None:
 def evaluations(index: AccessIndex, body: Mapping[str, Any], at: int) -> dict[str, object]:
     """Answer a batch (AuthZEN 1.0, section 7); without ``evaluations`` it is one evaluation.
 
-    An item takes each entity it lacks, whole, from the top level. An item that is not a whole evaluation is
-    denied by itself, with ``context.error``.
+    An item takes each entity it lacks, whole, from the top level. An item that is not a whole
+    evaluation is denied by itself, with ``context.error``.
     """
     items = body.get("evaluations")
     options = body.get("options")
@@ -306,7 +314,7 @@ def _authzen(
     }
 
 
-_REFUSALS: Final = responses(MalformedRequest, BodyTooLarge, NotAuthenticated, NotAllowed)
+_REFUSALS: Final = responses(*BEHIND_THE_GATE, BodyTooLarge)
 
 
 async def _authzen_body(request: Request, limit: int) -> Mapping[str, Any]:
@@ -396,16 +404,37 @@ async def evaluation_batch(request: Request) -> Response:
 # --- what is in force, now and then ---------------------------------------------------------------
 
 
+class ResourceAccess(BaseModel):
+    """Whether a catalogued resource may be used: with every action, and with each; if not, why."""
+
+    resource: Resource
+    allowed: bool
+    actions: dict[str, bool] = Field(examples=[{"use": False}])
+    suspensions: list[str] = Field(examples=[["sus_01k9qv4w4jbdph1z6cx3m0y7ra"]])
+    until: Instant | None = Field(description="When every action is allowed again, if known.")
+
+
+class AccessAnswer(BaseModel):
+    """What a subject may use at ``at``, as known at ``known_position``."""
+
+    subject: Subject
+    at: Instant
+    known_position: int
+    position: int
+    suspensions: list[SuspensionView]
+    resources: list[ResourceAccess]
+
+
 @routes.get(
     "/v1/access",
     summary="What a subject may use, at any time, as known at any time",
     openapi_extra=allow(Role.AUDITOR, Role.OFFICER, Role.APPROVER, Role.SERVICE),
-    responses=read_responses(dict[str, Any]),
+    responses=read_responses(AccessAnswer),
 )
 def access(request: Request, subject: SubjectKey, travel: Travel) -> Response:
-    """Return every suspension in force on the subject, and for each catalogued resource the answer and why.
+    """Return every suspension in force on the subject, and what each catalogued resource answers.
 
-    ``at`` asks what was in force then; ``known_at`` or ``known_position`` what the ledger knew then.
+    ``at`` asks what was in force then; ``known_at`` or ``known_position`` what was known then.
     """
     service = service_of(request)
     asked = subject_of(subject)

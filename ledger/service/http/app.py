@@ -26,6 +26,7 @@ from ledger.service.http import (
     suspensions,
 )
 from ledger.service.http.problems import (
+    MEDIA_TYPE,
     internal_error,
     on_http_exception,
     on_invalid_request,
@@ -79,12 +80,13 @@ def create_app(service: Service) -> FastAPI:
 
 
 class Envelope:
-    """Gives every request an id, echoes it in every answer, and turns a fault of ours into a 500."""
+    """Gives every request an id, echoes it in every answer, and answers our own faults with 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -110,7 +112,7 @@ class Envelope:
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document: what FastAPI derives, with our one key scheme and problem type."""
+    """Return the OpenAPI document: what FastAPI derives, with our key scheme and problem type."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
@@ -121,10 +123,19 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         for operations in document["paths"].values():
             for operation in operations.values():
                 _only_our_problems(operation["responses"])
+                operation["responses"]["500"] = _FAULT
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+_FAULT: Final = {
+    "description": (
+        "`internal_error`: The ledger failed. `tamper_detected`: The record does not add up."
+    ),
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 
 def _only_our_problems(answers: dict[str, Any]) -> None:
@@ -133,5 +144,5 @@ def _only_our_problems(answers: dict[str, Any]) -> None:
         content = described.get("content", {})
         if "HTTPValidationError" in str(content):
             del answers[status]
-        elif "application/problem+json" in content:
+        elif MEDIA_TYPE in content:
             content.pop("application/json", None)

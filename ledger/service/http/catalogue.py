@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Path, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ledger.domain.errors import EffectiveInPast, NotFound
 from ledger.domain.events import Clause, GroupDefined, PolicyPublished, Recorded
@@ -30,6 +30,7 @@ from ledger.service.http.shapes import (
     Page,
     Travel,
     command_responses,
+    example,
     listed,
     read_responses,
 )
@@ -42,6 +43,20 @@ NamePath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 class PolicyRequest(Value):
     """The words of a policy's next version."""
 
+    model_config = example(
+        {
+            "title": "Acceptable use policy",
+            "clauses": [
+                {
+                    "id": "fraud",
+                    "title": "Fraud",
+                    "text": "Do not use the models to deceive people for gain.",
+                    "category": "fraud",
+                    "severity": "high",
+                }
+            ],
+        }
+    )
     title: Title = Field(examples=["Acceptable use policy"])
     clauses: Annotated[tuple[Clause, ...], Field(min_length=1, max_length=CLAUSES_MAX)]
     effective_at: Instant | None = Field(
@@ -56,6 +71,13 @@ class PolicyRequest(Value):
 class ResourceRequest(Value):
     """A resource's entry in the catalogue, which replaces the one it had."""
 
+    model_config = example(
+        {
+            "resource": {"type": "model", "id": "atlas-3"},
+            "properties": {"status": "preview"},
+            "actions": ["use", "fine-tune"],
+        }
+    )
     resource: Resource = Field(examples=[{"type": "model", "id": "atlas-3"}])
     properties: Properties = Field(default_factory=dict, examples=[{"status": "preview"}])
     actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=ACTIONS_MAX)] | None = (
@@ -66,7 +88,45 @@ class ResourceRequest(Value):
 class GroupRequest(Value):
     """The members of a group, which replace those it had."""
 
+    model_config = example({"resources": [{"type": "model", "id": "atlas-3"}]})
     resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)]
+
+
+class PolicyVersionView(BaseModel):
+    """One version of a policy, for ever as it was published."""
+
+    policy: str = Field(examples=["acceptable-use@1"])
+    version: int
+    title: str
+    effective_at: Instant
+    clauses: list[Clause]
+    position: int
+    recorded_at: Instant
+    operator: str
+
+
+class PolicyView(BaseModel):
+    """A policy: the number of its newest version, and every version."""
+
+    id: str = Field(examples=["acceptable-use"])
+    version: int
+    versions: list[PolicyVersionView]
+
+
+class ResourceView(BaseModel):
+    """A resource's entry in the catalogue, and the groups that hold it."""
+
+    resource: Resource
+    properties: Properties
+    actions: list[str] = Field(examples=[["use"]])
+    groups: list[str] = Field(examples=[["frontier"]])
+
+
+class GroupView(BaseModel):
+    """A group and its members."""
+
+    id: str = Field(examples=["frontier"])
+    resources: list[Resource]
 
 
 @routes.put(
@@ -74,7 +134,7 @@ class GroupRequest(Value):
     status_code=201,
     summary="Publish the next version of a policy",
     openapi_extra=allow(Role.ADMIN, command=True),
-    responses=command_responses(EffectiveInPast),
+    responses=command_responses(EffectiveInPast, may_hold=True),
 )
 async def publish(request: Request, id: NamePath, body: PolicyRequest) -> Response:
     """Publish version n+1; 200 with the newest version when it says the same already."""
@@ -96,7 +156,7 @@ async def publish(request: Request, id: NamePath, body: PolicyRequest) -> Respon
     "/v1/policies",
     summary="List policies",
     openapi_extra=allow(*EVERYBODY),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[PolicyView]),
 )
 def policies(request: Request, travel: Travel) -> Response:
     """List every policy with all its versions, by id."""
@@ -112,7 +172,7 @@ def policies(request: Request, travel: Travel) -> Response:
     "/v1/policies/{id}",
     summary="One policy with all its versions",
     openapi_extra=allow(*EVERYBODY),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(PolicyView, NotFound),
 )
 def policy(request: Request, id: NamePath, travel: Travel) -> Response:
     """Return a policy and the versions that were ever published."""
@@ -156,7 +216,7 @@ def _origin(recorded: Recorded) -> dict[str, object]:
     status_code=201,
     summary="List a resource in the catalogue",
     openapi_extra=allow(Role.ADMIN, command=True),
-    responses=command_responses(),
+    responses=command_responses(may_hold=True),
 )
 async def list_resource(request: Request, body: ResourceRequest) -> Response:
     """Put a resource into the catalogue, or replace its entry."""
@@ -173,7 +233,7 @@ async def list_resource(request: Request, body: ResourceRequest) -> Response:
     "/v1/resources",
     summary="List the catalogue",
     openapi_extra=allow(*EVERYBODY),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[ResourceView]),
 )
 def resources(request: Request, travel: Travel) -> Response:
     """List every catalogued resource with properties, actions and groups, by type and id."""
@@ -202,7 +262,7 @@ def resources(request: Request, travel: Travel) -> Response:
     status_code=201,
     summary="Set the members of a group",
     openapi_extra=allow(Role.ADMIN, command=True),
-    responses=command_responses(),
+    responses=command_responses(may_hold=True),
 )
 async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Response:
     """Set a group's members; suspensions that name it cover them from now on."""
@@ -217,7 +277,7 @@ async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Re
     "/v1/groups",
     summary="List groups",
     openapi_extra=allow(*EVERYBODY),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[GroupView]),
 )
 def groups(request: Request, travel: Travel) -> Response:
     """List every group with its members, by id."""
@@ -244,7 +304,7 @@ def _group(definition: GroupDefined) -> Item:
     "/v1/groups/{id}",
     summary="One group",
     openapi_extra=allow(*EVERYBODY),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(GroupView, NotFound),
 )
 def group(request: Request, id: NamePath, travel: Travel) -> Response:
     """Return a group with its members."""

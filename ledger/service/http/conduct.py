@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ledger.domain.errors import (
     AlreadyOverturned,
@@ -23,6 +23,7 @@ from ledger.domain.values import (
     EVIDENCE_MAX,
     GROUNDS_MAX,
     GROUP_RESOURCES_MAX,
+    ClauseRef,
     DetectedBy,
     Evidence,
     FreeText,
@@ -32,6 +33,7 @@ from ledger.domain.values import (
     Reason,
     Resource,
     Role,
+    Severity,
     Subject,
     Summary,
     Value,
@@ -39,18 +41,19 @@ from ledger.domain.values import (
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
     From,
-    Item,
     Page,
     PageAsked,
     Text,
     To,
     Travel,
     command_responses,
+    example,
     one,
     page,
     read_responses,
     subject_key,
 )
+from projections.conduct import ViolationState
 
 routes = router("conduct")
 READERS = (Role.AUDITOR, Role.OFFICER, Role.APPROVER)
@@ -59,6 +62,18 @@ READERS = (Role.AUDITOR, Role.OFFICER, Role.APPROVER)
 class ViolationRequest(Value):
     """A finding that a subject broke a clause of a policy."""
 
+    model_config = example(
+        {
+            "subject": {"type": "user", "id": "alice"},
+            "policy": "acceptable-use@1",
+            "clause": "fraud",
+            "occurred_at": "2026-11-20T09:30:00Z",
+            "detected_by": "human",
+            "summary": "Phishing texts in the name of a bank.",
+            "evidence": [{"uri": "s3://evidence/2026/case-7781.json", "sha256": "0" * 64}],
+            "resources": [{"type": "model", "id": "atlas-3"}],
+        }
+    )
     subject: Subject
     policy: str = Field(
         max_length=80,
@@ -79,15 +94,65 @@ class ViolationRequest(Value):
 class OverturnRequest(Value):
     """Why a violation was found wrong."""
 
+    model_config = example({"reason": "The texts were a security exercise."})
     reason: Reason = Field(examples=["The texts were a security exercise."])
 
 
 class WarningRequest(Value):
     """A notice to a subject that restricts nothing."""
 
+    model_config = example(
+        {
+            "subject": {"type": "user", "id": "alice"},
+            "grounds": ["vio_01k9qv4w4jbdph1z6cx3m0y7ra"],
+            "reason": "Please read clause fraud of our acceptable use policy.",
+        }
+    )
     subject: Subject
     grounds: Annotated[tuple[Identifier, ...], Field(max_length=GROUNDS_MAX)] = ()
     reason: Reason = Field(examples=["Please read clause fraud of our acceptable use policy."])
+
+
+class Overturned(BaseModel):
+    """Which fact undid a violation, when, and why."""
+
+    position: int
+    at: Instant
+    reason: str
+
+
+class ViolationView(BaseModel):
+    """A violation as it stands, or stood. What is sealed is not shown."""
+
+    id: str = Field(examples=["vio_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    position: int
+    subject: Subject
+    policy: str = Field(examples=["acceptable-use@1"])
+    clause: str
+    category: str
+    severity: Severity
+    occurred_at: Instant
+    detected_by: DetectedBy
+    summary: str
+    evidence: list[Evidence]
+    resources: list[Resource]
+    state: ViolationState
+    overturned: Overturned | None
+    operator: str
+    recorded_at: Instant
+
+
+class WarningView(BaseModel):
+    """A warning."""
+
+    id: str = Field(examples=["war_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    position: int
+    subject: Subject
+    grounds: list[str]
+    clauses: list[ClauseRef]
+    reason: str
+    operator: str
+    recorded_at: Instant
 
 
 @routes.post(
@@ -155,14 +220,14 @@ async def warn(request: Request, body: WarningRequest) -> Response:
     "/v1/violations",
     summary="List violations",
     openapi_extra=allow(*READERS),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[ViolationView]),
 )
 def violations(
     request: Request,
     asked: PageAsked,
     travel: Travel,
     subject: Text = None,
-    state: Literal["stands", "overturned"] | None = None,
+    state: ViolationState | None = None,
     policy: Text = None,
     clause: Text = None,
     category: Text = None,
@@ -172,7 +237,10 @@ def violations(
     recorded_from: From = None,
     to: To = None,
 ) -> Response:
-    """List violations, newest first. ``policy`` takes a policy or a version; ``model`` a resource id."""
+    """List violations, newest first.
+
+    ``policy`` takes a policy or a version of one; ``model`` a resource id.
+    """
     return page(
         request,
         asked,
@@ -209,7 +277,7 @@ def model_key(model: str | None, *, parameter: str = "model") -> str | None:
     "/v1/violations/{id}",
     summary="One violation",
     openapi_extra=allow(*READERS),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(ViolationView, NotFound),
 )
 def violation(request: Request, id: str, travel: Travel) -> Response:
     """Return one violation as it stands, or stood."""
@@ -227,7 +295,7 @@ def violation(request: Request, id: str, travel: Travel) -> Response:
     "/v1/warnings",
     summary="List warnings",
     openapi_extra=allow(*READERS),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[WarningView]),
 )
 def warnings(
     request: Request,
@@ -265,7 +333,7 @@ def warnings(
     "/v1/warnings/{id}",
     summary="One warning",
     openapi_extra=allow(*READERS),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(WarningView, NotFound),
 )
 def warning(request: Request, id: str, travel: Travel) -> Response:
     """Return one warning."""

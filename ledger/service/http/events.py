@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from ledger.domain.errors import NotFound
 from ledger.domain.values import Role
@@ -68,6 +69,25 @@ def event_filter(
 Filter = Annotated[dict[str, Any], Depends(event_filter)]
 
 
+class Count(BaseModel):
+    """How many events have one value."""
+
+    value: str
+    count: int
+
+
+class CountsAnswer(BaseModel):
+    """How many events there are, in all and by each of five properties, most frequent first."""
+
+    total: int
+    type: list[Count]
+    operator: list[Count]
+    month: list[Count]
+    category: list[Count]
+    policy: list[Count]
+    position: int
+
+
 @routes.get(
     "/v1/events",
     summary="The audit trail",
@@ -96,7 +116,7 @@ def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) 
     "/v1/events/counts",
     summary="How many events, by what",
     openapi_extra=allow(Role.AUDITOR),
-    responses=read_responses(dict[str, Any]),
+    responses=read_responses(CountsAnswer),
 )
 def counts(request: Request, travel: Travel, filters: Filter) -> Response:
     """Count the events that the same filters of the trail list, by type, operator and so on."""

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
 
-from ledger.domain.errors import Unavailable
-from ledger.service.http.problems import responses
+from ledger.domain.values import from_microseconds
+from ledger.service.http.problems import NotAllowed, NotAuthenticated, responses
 from ledger.service.http.route import answer, router, service_of
-from projections.access import from_microseconds
+from ledger.service.http.shapes import BEHIND_THE_GATE
 
 routes = router("health")
 
 
-@routes.get("/livez", summary="Is the process alive?", responses={200: {"model": dict[str, Any]}})
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Ready(BaseModel):
+    """The process is fit to answer."""
+
+    status: Literal["ready"]
+    position: int = Field(description="The newest position that this process has applied.")
+    lag: int = Field(description="How many newer positions the store holds.")
+    restricted_subjects: int = Field(description="Subjects with a suspension that can refuse.")
+    clock_behind_s: float = Field(
+        description="How far the clock is before the newest fact, in seconds; 0 when it is not."
+    )
+
+
+def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of a route that anybody may use."""
+    open_to_all = [kind for kind in BEHIND_THE_GATE if kind not in (NotAuthenticated, NotAllowed)]
+    return {200: {"model": model}, **responses(*open_to_all)}
+
+
+@routes.get("/livez", summary="Is the process alive?", responses=_answers(Alive))
 async def livez(request: Request) -> Response:
     """Answer as long as the process can answer anything."""
     return answer({"status": "alive"}, position=service_of(request).feed.position)
@@ -24,7 +49,7 @@ async def livez(request: Request) -> Response:
 @routes.get(
     "/readyz",
     summary="Is the process fit to answer?",
-    responses={200: {"model": dict[str, Any]}, **responses(Unavailable)},
+    responses=_answers(Ready),
 )
 def readyz(request: Request) -> Response:
     """Answer with the position applied, how far that is behind the store, and the clock's state.

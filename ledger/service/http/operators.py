@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ledger.domain.errors import (
     EndInPast,
@@ -18,11 +18,11 @@ from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
     PAGE_DEFAULT,
     Cursor,
-    Item,
     KeyAnswer,
     Limit,
     Page,
     command_responses,
+    example,
     listed,
     read_responses,
 )
@@ -33,6 +33,7 @@ routes = router("operators")
 class OperatorRequest(Value):
     """An operator and its one role."""
 
+    model_config = example({"id": "mod-tool", "role": "officer"})
     id: Identifier = Field(examples=["mod-tool"])
     role: Role = Field(examples=["officer"])
 
@@ -40,8 +41,27 @@ class OperatorRequest(Value):
 class KeyRequest(Value):
     """What a new key is for and until when it opens anything."""
 
+    model_config = example({"label": "moderation tool, production"})
     expires_at: Instant | None = Field(default=None, description="Never when absent.")
     label: Title | None = Field(default=None, examples=["moderation tool, production"])
+
+
+class KeyView(BaseModel):
+    """A key, without the key itself or its digest."""
+
+    id: str = Field(examples=["key_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    label: str | None
+    issued_at: Instant
+    expires_at: Instant | None
+    revoked_at: Instant | None
+
+
+class OperatorView(BaseModel):
+    """An operator, its role and its keys."""
+
+    id: str = Field(examples=["mod-tool"])
+    role: Role
+    keys: list[KeyView]
 
 
 @routes.post(
@@ -49,7 +69,7 @@ class KeyRequest(Value):
     status_code=201,
     summary="Enroll an operator or change its role",
     openapi_extra=allow(Role.ADMIN, command=True),
-    responses=command_responses(ReservedOperator, LastAdminKey),
+    responses=command_responses(ReservedOperator, LastAdminKey, may_hold=True),
 )
 async def enroll(request: Request, body: OperatorRequest) -> Response:
     """Let an operator act in one role; for one that is enrolled, change its role."""
@@ -94,7 +114,7 @@ async def revoke_key(request: Request, id: str) -> Response:
     "/v1/operators",
     summary="List operators and their keys",
     openapi_extra=allow(Role.ADMIN),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[OperatorView]),
 )
 def operators(request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = None) -> Response:
     """List operators by id, each with its role and its keys; never a key or its digest."""

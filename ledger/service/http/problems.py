@@ -39,7 +39,7 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
 
 
 class RequestRefused(LedgerError):
-    """A request that is not well formed or not allowed; ``status`` and ``headers`` say how to answer."""
+    """A request that is not well formed or not allowed; ``status`` says how to answer."""
 
     status = 400
     code = "malformed_request"

@@ -1,7 +1,8 @@
 """What every request goes through, in this order: who is it, may it, can it be read; then the rule.
 
-FastAPI reads the body before anything else, which would tell an unknown caller what is wrong with it.
-``LedgerRoute`` authenticates and authorises first, then reads the body strictly and within its limit.
+FastAPI reads the body before anything else, which would tell an unknown caller what is wrong with
+it. ``LedgerRoute`` authenticates and authorises first, then reads the body strictly and within its
+limit.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def router(tag: str) -> APIRouter:
 
 
 def allow(*roles: Role, command: bool = False) -> dict[str, Any]:
-    """Return the ``openapi_extra`` of a route that these roles may use, with the headers it takes."""
+    """Return the ``openapi_extra`` of a route that these roles may use, with its headers."""
     return {
         "x-roles": [str(role) for role in roles],
         "security": [{"key": []}],
@@ -145,7 +146,10 @@ def service_of(request: Request) -> Service:
 
 
 def authenticate(request: Request) -> Caller:
-    """Return the operator behind the bearer key; raises ``NotAuthenticated``, always in one wording."""
+    """Return the operator behind the bearer key.
+
+    Raises ``NotAuthenticated``, always in one wording.
+    """
     service = service_of(request)
     service.feed.require_current()
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -158,7 +162,7 @@ def authenticate(request: Request) -> Caller:
 
 
 def author_of(request: Request) -> Author:
-    """Return who acts: the operator, the human named by ``Ledger-On-Behalf-Of``, the request's id."""
+    """Return who acts: the operator, the human of ``Ledger-On-Behalf-Of``, the request's id."""
     caller: Caller = request.state.caller
     raw = request.headers.get("ledger-on-behalf-of")
     human = None
@@ -175,8 +179,8 @@ def author_of(request: Request) -> Author:
 def once_of(request: Request) -> Once | None:
     """Return the idempotency key and the fingerprint of the request; ``None`` without a key.
 
-    The key may be quoted (draft-ietf-httpapi-idempotency-key-header) or bare. The fingerprint covers
-    method, path and the body's members, not its white space.
+    The key may be quoted (draft-ietf-httpapi-idempotency-key-header) or bare. The fingerprint
+    covers method, path and the body's members, not its white space.
     """
     raw = request.headers.get("idempotency-key")
     if raw is None:
@@ -259,8 +263,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 def strict_json(body: bytes) -> object:
     """Return the value of a JSON text that every reader would read alike (RFC 7493).
 
-    Raises ``MalformedRequest`` for bytes that are not UTF-8, two members of one name, NaN, numbers beyond
-    2^53 and nesting deeper than ``JSON_DEPTH_MAX``.
+    Raises ``MalformedRequest`` for bytes that are not UTF-8, two members of one name, NaN, numbers
+    beyond 2^53 and nesting deeper than ``JSON_DEPTH_MAX``.
     """
     try:
         value: object = json.loads(

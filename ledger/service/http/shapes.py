@@ -14,11 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.domain.errors import (
     Behind,
+    EventTooLarge,
+    IdempotencyKeyReused,
     InvalidValue,
     LedgerError,
     NotFound,
     StoreBusy,
     Unavailable,
+    UnknownFact,
 )
 from ledger.domain.values import Instant, Subject
 from ledger.service.http.problems import (
@@ -34,9 +37,15 @@ from ledger.service.http.route import answer, service_of
 from ledger.service.wiring import Service
 
 PAGE_MAX: Final = 1_000  # items of one page: about a megabyte
+DIGITS_MAX: Final = 16  # of a position, which stays below 2^53
 PAGE_DEFAULT: Final = 100  # items of a page when the request does not say
 
 ItemT = TypeVar("ItemT")
+
+
+def example(body: dict[str, Any]) -> ConfigDict:
+    """Return the configuration of a request's model that shows a whole body in the document."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 class EventView(BaseModel):
@@ -83,45 +92,51 @@ class Page(BaseModel, Generic[ItemT]):
 Item = dict[str, Any]
 
 
+BEHIND_THE_GATE: Final = (
+    MalformedRequest,
+    NotAuthenticated,
+    NotAllowed,
+    InvalidRequest,
+    Unavailable,
+    Behind,
+)
+"""What the gate before every route can answer by itself."""
+
+
 # --- what routes can answer -----------------------------------------------------------------------
 
 
 def command_responses(
-    *errors: type[LedgerError], model: type[BaseModel] = CommandAnswer
+    *errors: type[LedgerError],
+    model: type[BaseModel] = CommandAnswer,
+    may_hold: bool = False,
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers of a command: what it recorded, what held already, and its refusals."""
+    """Describe the answers of a command; ``may_hold``: the fact may hold already, without it."""
+    held = {"model": model, "description": "Nothing was recorded: the fact held already."}
     return {
-        200: {"model": model, "description": "Nothing was recorded: the fact held already."},
+        **({200: held} if may_hold else {}),
         201: {"model": model, "description": "The fact is recorded."},
         **responses(
-            NotAuthenticated,
-            NotAllowed,
-            MalformedRequest,
+            *BEHIND_THE_GATE,
             BodyTooLarge,
             UnsupportedMediaType,
-            InvalidRequest,
             InvalidValue,
+            EventTooLarge,
+            IdempotencyKeyReused,
             *errors,
-            Unavailable,
             StoreBusy,
+            UnknownFact,
         ),
     }
 
 
-def read_responses(model: object, *errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
+def read_responses(
+    model: type[BaseModel], *errors: type[LedgerError]
+) -> dict[int | str, dict[str, Any]]:
     """Describe the answers of a read."""
     return {
         200: {"model": model, "description": "The answer, and the position it is a function of."},
-        **responses(
-            MalformedRequest,
-            NotAuthenticated,
-            NotAllowed,
-            InvalidRequest,
-            InvalidValue,
-            *errors,
-            Unavailable,
-            Behind,
-        ),
+        **responses(*BEHIND_THE_GATE, InvalidValue, *errors),
     }
 
 
@@ -152,7 +167,7 @@ Text = Annotated[str | None, Query(max_length=400)]
 
 
 def subject_of(raw: str, *, parameter: str = "subject") -> Subject:
-    """Return the subject that a parameter names; raises ``InvalidValue``, which names the parameter."""
+    """Return the subject that a parameter names; raises ``InvalidValue``, naming the parameter."""
     try:
         return Subject.parse(raw)
     except InvalidValue as error:
@@ -204,7 +219,7 @@ Travel = Annotated[TimeTravel, Depends(time_travel)]
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page of a list is asked for; ``after`` is the position on which the page before ended."""
+    """Which page of a list is asked for; ``after`` is the position that ended the page before."""
 
     limit: int
     after: int | None
@@ -213,7 +228,9 @@ class Paging:
 
 def paging(limit: Limit = PAGE_DEFAULT, cursor: Cursor = None, order: Order = "newest") -> Paging:
     """Read the parameters of a page; raises ``InvalidValue`` for a cursor that is none of ours."""
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
+    if cursor is not None and not (
+        cursor.isascii() and cursor.isdigit() and len(cursor) <= DIGITS_MAX
+    ):
         raise InvalidValue("cursor must be the next of an earlier page", field="cursor")
     return Paging(limit, None if cursor is None else int(cursor), order == "oldest")
 
@@ -229,8 +246,8 @@ def page(
 ) -> Response:
     """Answer one page of a list that is ordered by position.
 
-    ``find`` is called with a database cursor, the two times and how many items to return; one more than
-    the page holds is asked for, to know whether another page follows.
+    ``find`` is called with a database cursor, the two times and how many items to return; one more
+    than the page holds is asked for, to know whether another page follows.
     """
     service = service_of(request)
     with service.reading() as (c, head):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ledger.domain.access import in_force_on
 from ledger.domain.errors import (
@@ -16,16 +16,19 @@ from ledger.domain.errors import (
     NotLinked,
     TooManyParents,
 )
-from ledger.domain.values import Properties, Role, Subject, Value, format_instant
+from ledger.domain.values import Instant, Properties, Role, Subject, Value, format_instant
+from ledger.service.http.conduct import ViolationView, WarningView
 from ledger.service.http.route import allow, answer, command, router, service_of
 from ledger.service.http.shapes import (
     PAGE_MAX,
     SubjectKey,
     Travel,
     command_responses,
+    example,
     read_responses,
     subject_of,
 )
+from ledger.service.http.suspensions import ListedSuspension, ReinstatementView
 
 routes = router("subjects")
 
@@ -33,6 +36,9 @@ routes = router("subjects")
 class RegistrationRequest(Value):
     """A subject and its properties, which replace those it had."""
 
+    model_config = example(
+        {"subject": {"type": "user", "id": "alice"}, "properties": {"plan": "enterprise"}}
+    )
     subject: Subject
     properties: Properties = Field(
         default_factory=dict,
@@ -44,8 +50,46 @@ class RegistrationRequest(Value):
 class LinkRequest(Value):
     """A subject and the one above it."""
 
+    model_config = example(
+        {
+            "subject": {"type": "user", "id": "alice"},
+            "parent": {"type": "organization", "id": "northwind"},
+        }
+    )
     subject: Subject
     parent: Subject
+
+
+class LinkView(BaseModel):
+    """Who stands directly above or below, and since when."""
+
+    subject: Subject
+    since: Instant
+
+
+class LinksView(BaseModel):
+    """Who stood directly above and below."""
+
+    parents: list[LinkView]
+    children: list[LinkView]
+
+
+class RecordAnswer(BaseModel):
+    """The whole record of a subject as it stood at ``at``, as known at ``known_position``."""
+
+    subject: Subject
+    at: Instant
+    known_position: int
+    position: int
+    standing: Literal["good", "suspended"] = Field(
+        description="suspended: a suspension of the subject or of an ancestor is in force."
+    )
+    properties: Properties
+    links: LinksView
+    violations: list[ViolationView]
+    warnings: list[WarningView]
+    suspensions: list[ListedSuspension]
+    reinstatements: list[ReinstatementView]
 
 
 @routes.put(
@@ -53,7 +97,7 @@ class LinkRequest(Value):
     status_code=201,
     summary="Register a subject or set its properties",
     openapi_extra=allow(Role.OFFICER, command=True),
-    responses=command_responses(),
+    responses=command_responses(may_hold=True),
 )
 async def register(request: Request, body: RegistrationRequest) -> Response:
     """Make a subject known before any other fact about it, or replace its properties."""
@@ -102,7 +146,7 @@ async def unlink(request: Request, body: LinkRequest) -> Response:
     "/v1/subjects/record",
     summary="The whole record of a subject",
     openapi_extra=allow(Role.AUDITOR, Role.OFFICER, Role.APPROVER, Role.SERVICE),
-    responses=read_responses(dict[str, Any]),
+    responses=read_responses(RecordAnswer),
 )
 def record(request: Request, subject: SubjectKey, travel: Travel) -> Response:
     """Return standing, violations, warnings, suspensions, reinstatements, links and properties.

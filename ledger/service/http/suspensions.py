@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import Response
-from pydantic import Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 
 from ledger.domain.errors import (
     AlreadyEnded,
@@ -28,6 +28,7 @@ from ledger.domain.values import (
     GROUNDS_MAX,
     Basis,
     Cause,
+    ClauseRef,
     Disclosure,
     Duration,
     Ending,
@@ -44,13 +45,13 @@ from ledger.service.http.conduct import READERS, model_key
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
     From,
-    Item,
     Page,
     PageAsked,
     Text,
     To,
     Travel,
     command_responses,
+    example,
     one,
     page,
     read_responses,
@@ -58,6 +59,7 @@ from ledger.service.http.shapes import (
 )
 
 routes = router("suspensions")
+Review = Annotated[bool | None, Query(description="Whether it waits for a person.")]
 
 
 class Term(Value):
@@ -73,6 +75,15 @@ class Term(Value):
 class SuspensionRequest(Term):
     """A decision to refuse a scope to a subject and to all below it."""
 
+    model_config = example(
+        {
+            "subject": {"type": "user", "id": "alice"},
+            "scope": {"resources": [{"group": "frontier"}]},
+            "duration": "P2M",
+            "grounds": ["vio_01k9qv4w4jbdph1z6cx3m0y7ra"],
+            "reason": "Repeated fraud after two warnings.",
+        }
+    )
     subject: Subject
     scope: Scope = Field(examples=[{"resources": [{"group": "frontier"}]}])
     effective_at: Instant | None = Field(default=None, description="Now when absent.")
@@ -94,18 +105,27 @@ class SuspensionRequest(Term):
 class RevisionRequest(Term):
     """A new end; a duration counts from the suspension's start."""
 
+    model_config = example({"duration": "P3M", "reason": "The fraud went on from a new account."})
     reason: Reason
 
 
 class CancellationRequest(Value):
     """Why a suspension is taken back before it begins."""
 
+    model_config = example({"reason": "The subject has complied."})
     reason: Reason
 
 
 class ReinstatementRequest(Value):
     """A decision to end one suspension."""
 
+    model_config = example(
+        {
+            "suspension": "sus_01k9qv4w4jbdph1z6cx3m0y7ra",
+            "cause": "early",
+            "reason": "The subject has complied.",
+        }
+    )
     suspension: Identifier
     cause: Cause
     reason: Reason
@@ -116,6 +136,56 @@ class ReinstatementRequest(Value):
             "a correction of what was in force, known from now on."
         ),
     )
+
+
+class EndedView(BaseModel):
+    """What ended a suspension: the fact that says so, from when, and why."""
+
+    position: int
+    at: Instant
+    cause: str = Field(examples=["early"], description="Of a reinstatement, or cancelled.")
+
+
+class SuspensionView(BaseModel):
+    """A suspension as it stands, or stood. The sealed note is not shown."""
+
+    id: str = Field(examples=["sus_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    position: int
+    subject: Subject
+    scope: Scope
+    state: SuspensionState
+    effective_at: Instant
+    ends_at: Instant | None
+    duration: str | None = Field(examples=["P2M"])
+    basis: Basis
+    grounds: list[str]
+    clauses: list[ClauseRef]
+    reason: str
+    reinstatement: Ending
+    disclosure: Disclosure
+    ended: EndedView | None
+
+
+class ListedSuspension(SuspensionView):
+    """A suspension in lists: also whether it waits for a person, and who decided it when."""
+
+    review: bool
+    operator: str
+    recorded_at: Instant
+
+
+class ReinstatementView(BaseModel):
+    """The fact that ended a suspension; ``reason`` is null when the term ended by itself."""
+
+    id: str = Field(examples=["rei_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    position: int
+    suspension: str
+    subject: Subject
+    cause: Cause
+    effective_at: Instant
+    reason: str | None
+    operator: str
+    recorded_at: Instant
 
 
 @routes.post(
@@ -225,7 +295,7 @@ async def reinstate(request: Request, body: ReinstatementRequest) -> Response:
     "/v1/suspensions",
     summary="List suspensions",
     openapi_extra=allow(*READERS),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[ListedSuspension]),
 )
 def suspensions(
     request: Request,
@@ -233,7 +303,7 @@ def suspensions(
     travel: Travel,
     subject: Text = None,
     state: SuspensionState | None = None,
-    review: bool | None = None,
+    review: Review = None,
     in_force: Instant | None = None,
     model: Text = None,
     policy: Text = None,
@@ -244,8 +314,8 @@ def suspensions(
 ) -> Response:
     """List suspensions, newest first.
 
-    ``state`` is that at ``at``; ``in_force`` is an instant at which they were in force; ``review`` lists
-    those that wait for a person; ``model`` matches by id, by type and by group.
+    ``state`` is that at ``at``; ``in_force`` is an instant at which they were in force; ``review``
+    lists those that wait for a person; ``model`` matches by id, by type and by group.
     """
     return page(
         request,
@@ -276,7 +346,7 @@ def suspensions(
     "/v1/suspensions/{id}",
     summary="One suspension",
     openapi_extra=allow(*READERS),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(ListedSuspension, NotFound),
 )
 def suspension(request: Request, id: str, travel: Travel) -> Response:
     """Return one suspension as it stands, or stood."""
@@ -294,7 +364,7 @@ def suspension(request: Request, id: str, travel: Travel) -> Response:
     "/v1/reinstatements",
     summary="List reinstatements",
     openapi_extra=allow(*READERS),
-    responses=read_responses(Page[Item]),
+    responses=read_responses(Page[ReinstatementView]),
 )
 def reinstatements(
     request: Request,
@@ -332,7 +402,7 @@ def reinstatements(
     "/v1/reinstatements/{id}",
     summary="One reinstatement",
     openapi_extra=allow(*READERS),
-    responses=read_responses(dict[str, Any], NotFound),
+    responses=read_responses(ReinstatementView, NotFound),
 )
 def reinstatement(request: Request, id: str, travel: Travel) -> Response:
     """Return one reinstatement."""

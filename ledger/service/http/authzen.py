@@ -1,0 +1,407 @@
+"""The decision point: OpenID AuthZEN 1.0 evaluation and evaluations, bytes in and bytes out.
+
+``DecisionPoint`` is the whole of it and knows no server. Two callers use it: ``AccessApp``, a plain
+ASGI application that answers every such request, and ``protocol.CheckProtocol``, which answers the
+ordinary ones inside the HTTP parser. So the two cannot differ in what they decide.
+
+A denial is an answer with status 200, never an error: a caller that took it for one might fail open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from ledger.domain.errors import LedgerError
+from ledger.domain.values import (
+    Role,
+    format_instant,
+    from_microseconds,
+    identifier,
+    type_name,
+)
+from ledger.service.feed import Feed
+from ledger.service.http.problems import (
+    InvalidRequest,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotAllowed,
+    NotAuthenticated,
+    UnsupportedMediaType,
+    problem_of,
+)
+from ledger.service.http.route import (
+    KEY_BYTES_MAX,
+    POSITION,
+    REQUEST_ID,
+    read_body,
+)
+from projections.access import NEVER, AccessIndex, Answer, Restriction
+from projections.operators import Caller, Keyring
+
+EVALUATION_PATH: Final = "/access/v1/evaluation"
+EVALUATIONS_PATH: Final = "/access/v1/evaluations"
+EVALUATION_BYTES_MAX: Final = 256 * 1024  # a subject, a resource, and their properties
+BATCH_BYTES_MAX: Final = 1024 * 1024  # a thousand evaluations of a kilobyte
+BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up single checks
+DEPTH_MAX: Final = 32  # as on writes; no property is deeper than two
+THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
+ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
+TYPES_KEPT_MAX: Final = 1_000  # type names seen and found valid; nobody has more types
+
+APPEAL_HINT: Final = "You may appeal this decision within 180 days of its notice; quote its id."
+SEMANTICS: Final = {
+    "execute_all": None,
+    "deny_on_first_deny": False,
+    "permit_on_first_permit": True,
+}
+_DEFAULTED: Final = ("subject", "action", "resource", "context")
+_NO_PROPERTIES: Final[Mapping[str, object]] = {}
+_NOBODY: Final[Sequence[str]] = ()
+
+
+class DecisionPoint:
+    """Answers evaluations from the index in memory.
+
+    ``now`` says what time it is in microseconds since 1970.
+    """
+
+    def __init__(
+        self, index: AccessIndex, keyring: Keyring, feed: Feed, now: Callable[[], int]
+    ) -> None:
+        self._index = index
+        self._keyring = keyring
+        self._feed = feed
+        self._now = now
+        self._types: set[str] = set()
+        self._permit_position = -1
+        self._permit = b""
+
+    @property
+    def position(self) -> int:
+        """The position that answers are a function of."""
+        return self._index.position
+
+    def caller(self, authorization: bytes) -> Caller | None:
+        """Return whom the value of an Authorization header belongs to; ``None``: nobody usable.
+
+        Raises ``Unavailable`` when what is in memory cannot be trusted.
+        """
+        if self._feed.failure is not None:
+            self._feed.require_current()
+        if authorization[:7].lower() != b"bearer " or len(authorization) > KEY_BYTES_MAX:
+            return None
+        return self._keyring.find(authorization[7:].strip(), self._now())
+
+    def evaluation(self, raw: bytes) -> bytes:
+        """Answer the body of an evaluation request (AuthZEN 1.0, section 6).
+
+        Raises ``MalformedRequest``. Members that are not known are ignored, as the standard wants.
+        """
+        return self._decide(_json_object(raw))
+
+    def evaluations(self, raw: bytes) -> bytes:
+        """Answer the body of an evaluations request (AuthZEN 1.0, section 7).
+
+        Without ``evaluations`` it is one evaluation. An item takes each entity it lacks, whole,
+        from the top level. An item that is not a whole evaluation is denied by itself, with
+        ``context.error``.
+        """
+        body = _json_object(raw)
+        items, stop_at = _batch(body)
+        if not items:
+            return self._decide(body)
+        defaults = {name: body[name] for name in _DEFAULTED if name in body}
+        answers = []
+        for item in items:
+            try:
+                answer = self._decide({**defaults, **item})
+                permitted = answer is self._permit
+            except MalformedRequest as error:
+                answer = orjson.dumps(
+                    {
+                        "decision": False,
+                        "context": {"error": {"status": 400, "message": str(error)}},
+                    }
+                )
+                permitted = False
+            answers.append(answer)
+            if stop_at is permitted:
+                break
+        return b'{"evaluations":[' + b",".join(answers) + b"]}"
+
+    def _decide(self, item: Mapping[str, Any]) -> bytes:
+        subject, subject_properties = self._entity(item.get("subject"), "subject")
+        resource, resource_properties = self._entity(item.get("resource"), "resource")
+        action, action_properties = _action(item.get("action"))
+        context = item.get("context")
+        through = _NOBODY if context is None else self._through(context)
+        index = self._index
+        kind, _, id_ = resource.partition(":")
+        found = index.check(
+            subject,
+            kind,
+            id_,
+            action,
+            self._now(),
+            through=through,
+            subject_properties=subject_properties,
+            resource_properties=resource_properties,
+            action_properties=action_properties,
+        )
+        if found.allowed:
+            if self._permit_position != index.position:
+                self._permit_position = index.position
+                self._permit = b'{"decision":true,"context":{"position":%d}}' % index.position
+            return self._permit
+        at = max(self._now(), index.recorded_at)
+        context = explain(found, subject, resource, at, index.position)
+        return orjson.dumps({"decision": False, "context": context})
+
+    def _entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:
+        """Return the key and the properties of a subject or resource."""
+        if type(raw) is not dict:
+            raise MalformedRequest(f"{name} must be an object with type and id", field=f"/{name}")
+        kind, id_ = raw.get("type"), raw.get("id")
+        try:
+            if kind not in self._types:
+                type_name(kind)
+                if len(self._types) < TYPES_KEPT_MAX:
+                    self._types.add(kind)
+            identifier(id_)
+        except (ValueError, TypeError) as error:
+            raise MalformedRequest(
+                f"{name} must have type and id: {error}", field=f"/{name}"
+            ) from None
+        properties = raw.get("properties")
+        if properties is None:
+            return f"{kind}:{id_}", _NO_PROPERTIES
+        return f"{kind}:{id_}", _properties(properties, name)
+
+    def _through(self, context: object) -> Sequence[str]:
+        """Return the keys of ``context.subjects``: the application, organization … acted through."""
+        if not isinstance(context, dict):
+            raise MalformedRequest("context must be an object", field="/context")
+        subjects = context.get("subjects")
+        if subjects is None:
+            return _NOBODY
+        if not isinstance(subjects, list) or len(subjects) > THROUGH_MAX:
+            raise MalformedRequest(
+                f"context.subjects must be an array of at most {THROUGH_MAX} subjects",
+                field="/context/subjects",
+            )
+        return [self._entity(subject, "context.subjects")[0] for subject in subjects]
+
+
+# --- the form of a request ------------------------------------------------------------------------
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    # Only a body with that many brackets can nest too deeply; counting them is quick.
+    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth_of(raw) > DEPTH_MAX:
+        raise MalformedRequest(f"the body nests deeper than {DEPTH_MAX}")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from None
+    if type(body) is not dict:
+        raise MalformedRequest("the body must be a JSON object")
+    return body
+
+
+def depth_of(raw: bytes) -> int:
+    """Return how deeply the brackets of a JSON text nest, at least; strings are passed over."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in raw:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:  # backslash
+                escaped = True
+            elif byte == 0x22:  # quote
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"{[":
+            depth += 1
+            if depth > deepest:
+                deepest = depth
+                if deepest > DEPTH_MAX:
+                    break
+        elif byte in b"}]":
+            depth -= 1
+    return deepest
+
+
+def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool | None]:
+    """Return the items of a batch, and the decision at which it stops (``None``: never)."""
+    items, options = body.get("evaluations"), body.get("options")
+    if options is not None and not isinstance(options, dict):
+        raise MalformedRequest("options must be an object", field="/options")
+    semantic = (options or {}).get("evaluations_semantic", "execute_all")
+    if not isinstance(semantic, str) or semantic not in SEMANTICS:
+        raise MalformedRequest(
+            f"evaluations_semantic must be one of {', '.join(SEMANTICS)}",
+            field="/options/evaluations_semantic",
+        )
+    if items is None:
+        return (), None
+    if not isinstance(items, list) or not all(type(item) is dict for item in items):
+        raise MalformedRequest("evaluations must be an array of objects", field="/evaluations")
+    if len(items) > BATCH_ITEMS_MAX:
+        raise MalformedRequest(
+            f"evaluations has {len(items)} items, {BATCH_ITEMS_MAX} are allowed",
+            field="/evaluations",
+        )
+    return items, SEMANTICS[semantic]
+
+
+def _action(raw: object) -> tuple[str, Mapping[str, object]]:
+    if type(raw) is not dict or type(raw.get("name")) is not str:
+        raise MalformedRequest("action must be an object with a name", field="/action")
+    name: str = raw["name"]
+    if not 0 < len(name) <= ACTION_NAME_MAX:
+        raise MalformedRequest(
+            f"action.name must have 1 to {ACTION_NAME_MAX} characters", field="/action/name"
+        )
+    properties = raw.get("properties")
+    if properties is None:
+        return name, _NO_PROPERTIES
+    return name, _properties(properties, "action")
+
+
+def _properties(raw: object, name: str) -> Mapping[str, object]:
+    if not isinstance(raw, dict):
+        raise MalformedRequest(f"{name}.properties must be an object", field=f"/{name}/properties")
+    return raw
+
+
+# --- why not --------------------------------------------------------------------------------------
+
+
+def explain(
+    found: Answer, subject: str, resource: str, at: int, position: int
+) -> dict[str, object]:
+    """Return the ``context`` of a denial: for the user, for the administrator, for programs.
+
+    ``reason_user`` and ``reason_admin`` are keyed by language, ``reasons`` are codes.
+    """
+    as_of = format_instant(from_microseconds(at))
+    if found.unknown_subject:
+        return {
+            "reason_user": {"en": "Access is given to registered users only."},
+            "reason_admin": {"en": f"{subject} is not known to the ledger."},
+            "reasons": ["unknown_subject"],
+            "suspensions": [],
+            "until": None,
+            "position": position,
+            "as_of": as_of,
+        }
+    until = _instant_or_none(found.until)
+    ending = f"until {until[:16].replace('T', ' ')} UTC" if until else "until further notice"
+    words = " ".join(dict.fromkeys(restriction.reason for restriction in found.restrictions))
+    by = "; ".join(
+        f"{restriction.id} for {clause}" if (clause := _clause(restriction)) else restriction.id
+        for restriction in found.restrictions
+    )
+    return {
+        "reason_user": {"en": f"Access to {resource} is suspended {ending}: {words}"},
+        "reason_admin": {"en": f"{subject} is suspended from {resource} {ending} by {by}"},
+        "reasons": ["suspended"],
+        "suspensions": [
+            {
+                "id": restriction.id,
+                "effective_at": format_instant(from_microseconds(restriction.effective)),
+                "ends_at": _instant_or_none(restriction.ends),
+                "clause": _clause(restriction),
+                "reason": restriction.reason,
+                "appeal": APPEAL_HINT,
+            }
+            for restriction in found.restrictions
+        ],
+        "until": until,
+        "position": position,
+        "as_of": as_of,
+    }
+
+
+def _clause(restriction: Restriction) -> str | None:
+    clauses = orjson.loads(restriction.clauses)
+    return ", ".join(f"{c['policy']} {c['clause']}" for c in clauses) or None
+
+
+def _instant_or_none(number: int | None) -> str | None:
+    if number is None or number == NEVER:
+        return None
+    return format_instant(from_microseconds(number))
+
+
+# --- the application ------------------------------------------------------------------------------
+
+
+class AccessApp:
+    """Answers the evaluation paths as a plain ASGI application, every error included."""
+
+    def __init__(self, point: DecisionPoint, feed: Feed) -> None:
+        self._point = point
+        self._feed = feed
+        self._limits: Mapping[str, tuple[Callable[[bytes], bytes], int]] = {
+            EVALUATION_PATH: (point.evaluation, EVALUATION_BYTES_MAX),
+            EVALUATIONS_PATH: (point.evaluations, BATCH_BYTES_MAX),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request in the order of every other route: who, may, form, answer."""
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id")
+        try:
+            if request_id is not None and not REQUEST_ID.match(request_id):
+                request_id = None
+                raise InvalidRequest("X-Request-ID must have 1 to 256 printable ASCII characters")
+            body = await self._answer(scope, receive, headers)
+        except LedgerError as error:
+            refusal = problem_of(error)
+            if request_id is not None:
+                refusal.raw_headers.append((b"x-request-id", request_id))
+            await refusal(scope, receive, send)
+            return
+        answered = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"ledger-position", str(self._point.position).encode()),
+        ]
+        if request_id is not None:
+            answered.append((b"x-request-id", request_id))
+        await send({"type": "http.response.start", "status": 200, "headers": answered})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]
+    ) -> bytes:
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("an evaluation is a POST")
+        caller = self._point.caller(headers.get(b"authorization", b""))
+        if caller is None:
+            raise NotAuthenticated("the request carries no usable key")
+        if caller.role is not Role.SERVICE:
+            raise NotAllowed(
+                f"{caller.operator} has the role {caller.role}; this needs {Role.SERVICE}"
+            )
+        decide, limit = self._limits[scope["path"]]
+        try:
+            raw = await read_body(Request(scope, receive), limit)
+        except UnsupportedMediaType as error:
+            raise MalformedRequest(str(error)) from None  # AuthZEN 1.0: every fault of form is a 400
+        minimum = headers.get(b"ledger-min-position")
+        if minimum is not None:
+            if not POSITION.match(minimum.decode("latin-1")):
+                raise InvalidRequest("Ledger-Min-Position must be a position, like 41")
+            await self._feed.wait_for(int(minimum))
+        return decide(raw)
+
+

@@ -1,0 +1,261 @@
+"""Answers ordinary checks inside the HTTP parser, and gives every connection deadlines.
+
+uvicorn makes a scope, a task and two queues for every request. A check needs none of them: its
+answer is known when its body is complete. ``CheckProtocol`` keeps what the parser reports about a
+request to ``/access/v1/evaluation`` or ``…/evaluations`` and, when the request is ordinary, writes the answer
+at once. Everything else it hands to uvicorn, by reporting the same things again, so every
+error and every other route is uvicorn's and the ASGI application's.
+
+Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect,
+Upgrade or Content-Encoding, a valid key of a service, no position to wait for, no earlier request still
+being answered, and a body that ``DecisionPoint`` accepts.
+
+It relies on these names of ``HttpToolsProtocol`` (uvicorn 0.54), which a test holds it to: the parser's callbacks,
+``cycle``, ``headers``, ``url``, ``server_state.default_headers``, ``server_state.connections``, ``app_state``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ledger.domain.errors import LedgerError
+from ledger.domain.values import Role
+from ledger.service.http.authzen import (
+    BATCH_BYTES_MAX,
+    EVALUATION_BYTES_MAX,
+    EVALUATION_PATH,
+    EVALUATIONS_PATH,
+    DecisionPoint,
+)
+from ledger.service.http.route import REQUEST_ID
+
+HEADERS_DEADLINE_S: Final = 5.0  # from the first byte of a request to the end of its headers
+BODY_DEADLINE_S: Final = 20.0  # from the end of its headers to the end of its body
+IDLE_DEADLINE_S: Final = 75.0  # between requests; longer than common proxies keep a connection
+SWEEP_INTERVAL_S: Final = 1.0  # one look at all connections a second costs a millisecond for 5,000
+
+STATE_KEY: Final = "decision_point"
+"""Under this name the application's lifespan hands over its ``DecisionPoint``."""
+
+_LIMITS: Final = {
+    EVALUATION_PATH.encode(): EVALUATION_BYTES_MAX,
+    EVALUATIONS_PATH.encode(): BATCH_BYTES_MAX,
+}
+_BATCH: Final = EVALUATIONS_PATH.encode()
+_JSON: Final = frozenset(
+    (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
+)
+# A request with one of these is not ordinary.
+_SPECIAL: Final = frozenset(
+    (b"expect", b"upgrade", b"content-encoding", b"transfer-encoding", b"ledger-min-position")
+)
+IDLE, HEADERS, BODY, ANSWERING = range(4)
+_DEADLINE_S: Final = (IDLE_DEADLINE_S, HEADERS_DEADLINE_S, BODY_DEADLINE_S, float("inf"))
+
+
+class CheckProtocol(HttpToolsProtocol):
+    """One connection. ``_held`` is true while a request may still be answered here."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._point: DecisionPoint | None = self.app_state.get(STATE_KEY)
+        self._phase = IDLE
+        self._since = self.loop.time()
+        self._held = False
+        self._raw_headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+        self._closing = False
+
+    # --- deadlines --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to be watched."""
+        super().connection_made(transport)
+        _watch(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Note when a request begins, then parse."""
+        if self._phase == IDLE:
+            self._phase = HEADERS
+            self._since = self.loop.time()
+        super().data_received(data)
+
+    def close_if_late(self, now: float) -> None:
+        """Close the connection when it has waited longer for the other side than it may."""
+        if self._phase == ANSWERING and (self.cycle is None or self.cycle.response_complete):
+            self._phase, self._since = IDLE, now
+        if now - self._since > _DEADLINE_S[self._phase]:
+            self.transport.close()
+
+    # --- what the parser reports ------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Hold what follows back until it is clear who answers."""
+        self._held = True
+        self.url = b""
+        self._raw_headers = []
+        self._chunks = []
+        self._phase = HEADERS
+
+    def on_url(self, url: bytes) -> None:
+        """Keep a piece of the target."""
+        if self._held:
+            self.url += url
+        else:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        if self._held:
+            self._raw_headers.append((name, value))
+        else:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand everything but a POST to a check's path over at once."""
+        self._phase, self._since = BODY, self.loop.time()
+        if (
+            self._point is None
+            or self.url not in _LIMITS
+            or self.parser.get_method() != b"POST"
+            or (self.cycle is not None and not self.cycle.response_complete)
+        ):
+            self._hand_over()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body, within the limit."""
+        if not self._held:
+            super().on_body(body)
+            return
+        self._chunks.append(body)
+        if len(self._chunks) > 1 and sum(map(len, self._chunks)) > _LIMITS[self.url]:
+            self._hand_over()
+
+    def on_message_complete(self) -> None:
+        """Answer, or hand over."""
+        self._phase = ANSWERING
+        if not self._held:
+            super().on_message_complete()
+            return
+        answer = self._answer()
+        if answer is None:
+            self._hand_over()
+            super().on_message_complete()
+            return
+        self._held = False
+        self._phase, self._since = IDLE, self.loop.time()
+        self.transport.write(answer)
+        self.server_state.total_requests += 1
+        if self._closing or not self.parser.should_keep_alive():
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """Finish the request that is arriving, then close; close at once when there is none."""
+        if self._held and self._phase in (HEADERS, BODY):
+            self._closing = True
+        else:
+            super().shutdown()
+
+    # --- answering and handing over ---------------------------------------------------------------
+
+    def _answer(self) -> bytes | None:
+        """Return the whole response to an ordinary check; ``None`` when it is not ordinary."""
+        point = self._point
+        assert point is not None
+        authorization = request_id = media_type = length = None
+        for raw_name, value in self._raw_headers:
+            name = raw_name.lower()
+            if name == b"authorization":
+                authorization = value
+            elif name == b"content-type":
+                media_type = value
+            elif name == b"content-length":
+                length = value
+            elif name == b"x-request-id":
+                request_id = value
+            elif name in _SPECIAL:
+                return None
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        if (
+            authorization is None
+            or length is None
+            or media_type is None
+            or not body
+            or len(body) > _LIMITS[self.url]
+            or media_type.lower() not in _JSON
+            or self.parser.get_http_version() != "1.1"
+            or (request_id is not None and not REQUEST_ID.match(request_id))
+        ):
+            return None
+        try:
+            caller = point.caller(authorization)
+            if caller is None or caller.role is not Role.SERVICE:
+                return None
+            decided = point.evaluations(body) if self.url == _BATCH else point.evaluation(body)
+        except LedgerError:
+            return None  # the application refuses it, in its own words
+        return b"".join(
+            (
+                _head(self.server_state.default_headers),
+                b"ledger-position: %d\r\n" % point.position,
+                b"" if request_id is None else b"x-request-id: %b\r\n" % request_id,
+                b"connection: close\r\n" if self._closing else b"",
+                b"content-length: %d\r\n\r\n" % len(decided),
+                decided,
+            )
+        )
+
+    def _hand_over(self) -> None:
+        """Report to uvicorn what the parser has reported so far."""
+        self._held = False
+        url, chunks = self.url, self._chunks
+        self._chunks = []
+        super().on_message_begin()
+        super().on_url(url)
+        for name, value in self._raw_headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+        if self._closing:
+            self.cycle.keep_alive = False
+        for chunk in chunks:
+            super().on_body(chunk)
+
+
+_heads: dict[int, tuple[list[tuple[bytes, bytes]], bytes]] = {}
+
+
+def _head(default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the status line and uvicorn's own headers, which it replaces once a second."""
+    kept = _heads.get(0)
+    if kept is None or kept[0] is not default_headers:
+        lines = b"".join(b"%b: %b\r\n" % header for header in default_headers)
+        head = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\n" % lines
+        kept = _heads[0] = (default_headers, head)
+    return kept[1]
+
+
+# --- one look at all connections ------------------------------------------------------------------
+
+_sweeping: set[int] = set()
+
+
+def _watch(protocol: CheckProtocol) -> None:
+    """Make sure that the connections of this protocol's server are looked at."""
+    state = protocol.server_state
+    if id(state) not in _sweeping:
+        _sweeping.add(id(state))
+        protocol.loop.call_later(SWEEP_INTERVAL_S, _sweep, protocol.loop, state)
+
+
+def _sweep(loop: asyncio.AbstractEventLoop, state: Any) -> None:
+    now = loop.time()
+    for connection in list(state.connections):
+        if isinstance(connection, CheckProtocol):
+            connection.close_if_late(now)
+    if state.connections:
+        loop.call_later(SWEEP_INTERVAL_S, _sweep, loop, state)
+    else:
+        _sweeping.discard(id(state))
