@@ -1,4 +1,8 @@
-"""Which violations and warnings were recorded, and which still stand?"""
+"""Which violations and warnings were recorded, and which still stand?
+
+A row is written once. That a violation was overturned is added to its row, with the position that
+says so, and a list as known at a position passes over what came later.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,7 @@ ViolationState = Literal["stands", "overturned"]
 class ConductRows:
     """The tables of violations and warnings, and the questions they answer.
 
-    A violation's row gains what overturned it, and from which position that is known. Its details
-    are sealed in the event and are not here.
+    What is sealed in an event, the details of a violation, is not here.
     """
 
     NAME: ClassVar[str] = "conduct"
@@ -179,14 +182,15 @@ class ConductRows:
                 "recorded_at < ?": format_instant(recorded_to) if recorded_to else None,
             }
         )
-        resources = "conduct_resources JOIN " if model is not None else ""
+        named = ("conduct_resources JOIN ", " USING (position)") if model is not None else ("", "")
         cursor.execute(
-            "SELECT position, id, subject, policy, clause, category, severity, occurred_at, "
-            "detected_by, summary, evidence, resources, operator, recorded_at, "
-            f"coalesce({overturned}, false) AS overturned, "
+            "SELECT id, position, subject, policy, clause, category, severity, occurred_at, "
+            "detected_by, summary, evidence, resources, "
+            f"CASE WHEN {overturned} THEN 'overturned' ELSE 'stands' END AS state, "
+            "NULL AS overturned, operator, recorded_at, "
             "overturned_by, overturned_at, overturned_reason "
-            f"FROM {resources}conduct_violations{' USING (position)' if resources else ''} "
-            f"WHERE {where} ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
+            f"FROM {named[0]}conduct_violations{named[1]} WHERE {where} "
+            f"ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
             (*known, *values, limit),
         )
         return [_violation_json(row) for row in cursor.fetchall()]
@@ -224,7 +228,7 @@ class ConductRows:
             }
         )
         cursor.execute(
-            "SELECT position, id, subject, grounds, clauses, reason, operator, recorded_at "
+            "SELECT id, position, subject, grounds, clauses, reason, operator, recorded_at "
             f"FROM conduct_warnings WHERE {where} "
             f"ORDER BY position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
             (*values, limit),
@@ -252,14 +256,13 @@ def _where(filters: Mapping[str, object]) -> tuple[str, list[object]]:
 def _violation_json(row: Mapping[str, Any]) -> dict[str, object]:
     violation = dict(row)
     position, at, reason = (violation.pop(f"overturned_{name}") for name in ("by", "at", "reason"))
-    overturned = violation.pop("overturned")
+    if violation["state"] == "overturned":
+        violation["overturned"] = {"position": position, "at": at, "reason": reason}
     return {
         **violation,
         "subject": Subject.parse(row["subject"]).model_dump(),
         "evidence": orjson.loads(row["evidence"]),
         "resources": orjson.loads(row["resources"]),
-        "state": "overturned" if overturned else "stands",
-        "overturned": {"position": position, "at": at, "reason": reason} if overturned else None,
     }
 
 

@@ -43,13 +43,13 @@ SEARCH_CHARS_MAX: Final = 1_000  # a long sentence; every word costs a look into
 TALLY_EVENTS: Final = 1_000  # counting reads at most this many events at either end of a span
 _UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")  # would end a query, or is no UTF-8
 
-# What events are counted by: an expression, and the table it is of.
+# What events are counted by: an expression, the table it is of, and how its rows count events.
 _FACETS: Final = {
-    "type": ("type", "trail"),
-    "operator": ("operator", "trail"),
-    "category": ("category", "trail_clauses"),
-    "policy": ("policy", "trail_clauses"),
-    "month": ("substr(recorded_at, 1, 7)", "trail"),
+    "type": ("type", "trail", "count(*)"),
+    "operator": ("operator", "trail", "count(*)"),
+    "category": ("category", "trail_clauses", "count(DISTINCT position)"),
+    "policy": ("policy", "trail_clauses", "count(DISTINCT position)"),
+    "month": ("substr(recorded_at, 1, 7)", "trail", "count(*)"),
 }
 
 
@@ -200,9 +200,9 @@ class TrailRows:
             case _:
                 pass
         if position % TALLY_EVENTS == 0:
-            for facet, (value, table) in _FACETS.items():
+            for facet, (value, table, count) in _FACETS.items():
                 cursor.execute(
-                    f"INSERT INTO trail_tally SELECT ?, ?, {value}, count(DISTINCT position) "
+                    f"INSERT INTO trail_tally SELECT ?, ?, {value}, {count} "
                     f"FROM {table} WHERE position > ? AND position <= ? GROUP BY {value}",
                     (position, facet, position - TALLY_EVENTS, position),
                 )
@@ -261,9 +261,9 @@ class TrailRows:
         for span in spans:
             query, values = _matching(asked, *span)
             by_facet = " UNION ALL ".join(
-                f"SELECT '{facet}', {value}, count(DISTINCT position) "
-                f"FROM matching JOIN {table} USING (position) GROUP BY {value}"
-                for facet, (value, table) in _FACETS.items()
+                f"SELECT '{facet}', {value}, {count} "
+                f"FROM matching CROSS JOIN {table} USING (position) GROUP BY {value}"
+                for facet, (value, table, count) in _FACETS.items()
             )
             cursor.execute(f"WITH matching AS MATERIALIZED ({query}) {by_facet}", values)
             for facet, value, count in cursor.fetchall():
@@ -379,6 +379,7 @@ def _understood(
         )
         row = cursor.fetchone()
         last = min(position, row[0]) if row else 0
+    of_policy = "policy" if "@" in (policy or "") else "substr(policy, 1, instr(policy, '@') - 1)"
     filters = [
         _Filter("subject = ?", _given(subject)),
         _Filter("trail_words MATCH ?", _given(_search(q)), "trail_words", "rowid"),
@@ -387,11 +388,7 @@ def _understood(
         _Filter("category = ?", _given(category), "trail_clauses"),
         _Filter("operator = ?", _given(operator)),
         _Filter("type = ?", [(type_,) for type_ in dict.fromkeys(types)]),
-        _Filter(
-            "? IN (policy, substr(policy, 1, instr(policy, '@') - 1))",
-            _given(policy),
-            "trail_clauses",
-        ),
+        _Filter(f"{of_policy} = ?", _given(policy), "trail_clauses"),
     ]
     return [each for each in filters if each.alternatives], first, last
 

@@ -33,7 +33,7 @@ VIOLATION: Final = {
     "subject": ALICE,
     "policy": "aup@1",
     "clause": "fraud",
-    "occurred_at": "2026-11-20T09:30:00Z",
+    "occurred_at": "2026-11-24T10:00:00Z",
     "detected_by": "automated",
     "summary": "Phishing texts in the name of a bank.",
 }
@@ -82,7 +82,7 @@ def every_command(run: Running) -> Iterator[tuple[str, str, str, dict[str, Any] 
     yield "PUT", "/v1/groups/preview", "admin", {"resources": [ATLAS]}, "group.defined"
     tool = {"id": "mod-tool", "role": "officer"}
     yield "POST", "/v1/operators", "admin", tool, "operator.enrolled"
-    path = "/v1/operators/mod-tool/keys"
+    path = "/v1/operators/the-officer/keys"
     yield "POST", path, "admin", {"label": "production"}, "operator.key_issued"
     key = run.done("POST", path, role="admin", json={})["id"]
     yield "DELETE", f"/v1/keys/{key}", "admin", None, "operator.key_revoked"
@@ -243,9 +243,9 @@ def test_overturning_names_itself_as_the_cause_of_what_follows(founded: Running)
 # --- who asked ------------------------------------------------------------------------------------
 
 
-def test_a_request_without_an_id_gets_one_that_is_recorded(founded: Running) -> None:
+def test_a_request_without_an_id_gets_one_that_is_recorded(shared: Running) -> None:
     """The answer names the id under which the event can be found; two requests never share one."""
-    answers = [founded("POST", "/v1/violations", role="reporter", json=VIOLATION) for _ in range(2)]
+    answers = [shared("POST", "/v1/violations", role="reporter", json=VIOLATION) for _ in range(2)]
 
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert ids == [answer.json()["event"]["request_id"] for answer in answers]
@@ -253,11 +253,11 @@ def test_a_request_without_an_id_gets_one_that_is_recorded(founded: Running) -> 
 
 
 @pytest.mark.parametrize("request_id", ["6f1d", "a b", '"quoted"', "~" * 256])
-def test_the_request_id_is_echoed_and_recorded(founded: Running, request_id: str) -> None:
+def test_the_request_id_is_echoed_and_recorded(shared: Running, request_id: str) -> None:
     """Any printable ASCII of up to 256 characters is taken as it is."""
     headers = {"X-Request-ID": request_id}
 
-    answer = founded("POST", "/v1/violations", role="reporter", json=VIOLATION, headers=headers)
+    answer = shared("POST", "/v1/violations", role="reporter", json=VIOLATION, headers=headers)
 
     assert request_id == answer.headers["x-request-id"]
     assert request_id == answer.json()["event"]["request_id"]
@@ -266,18 +266,16 @@ def test_the_request_id_is_echoed_and_recorded(founded: Running, request_id: str
 @pytest.mark.parametrize(
     "human", ["user:jane", "user:zoë", "employee:jane.doe@example.org", "a:b:c"]
 )
-def test_the_human_behind_a_machine_is_recorded(founded: Running, human: str) -> None:
+def test_the_human_behind_a_machine_is_recorded(shared: Running, human: str) -> None:
     """Ledger-On-Behalf-Of stands in the event, in its sentence, and can be searched for."""
     headers = {"Ledger-On-Behalf-Of": human.encode()}
 
-    answer = founded.done(
-        "POST", "/v1/violations", role="reporter", json=VIOLATION, headers=headers
-    )
+    answer = shared.done("POST", "/v1/violations", role="reporter", json=VIOLATION, headers=headers)
 
     assert human == answer["event"]["on_behalf_of"]
     assert answer["event"]["sentence"].startswith(f"the-reporter (for {human}) ")
     query = {"on_behalf_of": human}
-    found = founded.done("GET", "/v1/events", role="auditor", params=query)["items"]
+    found = shared.done("GET", "/v1/events", role="auditor", params=query)["items"]
     assert [answer["event"]] == found
 
 
@@ -449,7 +447,7 @@ def test_a_refusal_is_not_kept_under_the_key(founded: Running) -> None:
     """The same command is judged anew: what was refused may be right when it comes again."""
     headers = {"Idempotency-Key": "again"}
     link = {"subject": ALICE, "parent": NORTHWIND}
-    removal = {"json": link, "role": "officer", "headers": headers}
+    removal: dict[str, Any] = {"json": link, "role": "officer", "headers": headers}
     refused = founded("DELETE", "/v1/links", **removal)
     founded.done("POST", "/v1/links", role="officer", json=link)
 

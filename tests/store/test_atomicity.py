@@ -3,79 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
-from eventsourcing.persistence import Cursor, OperationalError
-from eventsourcing.sqlite import SQLiteCursor
+from eventsourcing.persistence import Cursor
 
 from ledger.application import Done, Ledger, Once
 from ledger.domain.errors import AlreadyEnded, NotFound
 from ledger.domain.events import Author, Clause, Recorded
 from ledger.domain.values import Cause, Resource, Role, Scope, Subject
-from ledger.store.sqlite import LedgerDatastore
 from tests.conftest import SetClock, check_store, open_ledger
+from tests.store.failing import DISK_FAULTS, FailingStore, dump
 
 JO = Author("jo")
 ALICE = Subject(type="user", id="alice")
 BOB = Subject(type="user", id="bob")
 ACME = Subject(type="organization", id="acme")
 SCOPE = Scope.model_validate({"resources": [{"group": "frontier"}, {"type": "tool"}]})
-DISK_FAULTS = (sqlite3.OperationalError, OperationalError)
 FRAUD = Clause(id="fraud", title="Fraud", text="None.", category="fraud", severity="high")
-
-
-def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return every row of every table of a database, as they are on disk."""
-    with closing(sqlite3.connect(path)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-        return {
-            name: connection.execute(f"SELECT * FROM {name}").fetchall()
-            for (name,) in tables.fetchall()
-        }
-
-
-# --- a store that fails ---------------------------------------------------------------------------
-
-
-class FailingCursor(SQLiteCursor):
-    """A cursor that asks its store whether to go on."""
-
-    def __init__(self, cursor: SQLiteCursor, store: FailingStore) -> None:
-        super().__init__(cursor.sqlite_cursor)
-        self._store = store
-
-    def execute(self, *args: Any, **kwargs: Any) -> None:
-        """Execute a statement, or fail instead."""
-        self._store.count()
-        super().execute(*args, **kwargs)
-
-
-class FailingStore(LedgerDatastore):
-    """A store that fails at the n-th statement of a write, whoever makes it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.fail_at = 0
-        self.statements = 0
-
-    def count(self) -> None:
-        """Fail when it is time."""
-        self.statements += 1
-        if self.statements == self.fail_at:
-            raise sqlite3.OperationalError("disk I/O error")
-
-    @contextmanager
-    def transaction(self, *, commit: bool) -> Iterator[SQLiteCursor]:
-        """Yield a cursor that may fail."""
-        with super().transaction(commit=commit) as cursor:
-            writing = self._writing_thread == threading.get_ident()
-            yield FailingCursor(cursor, self) if writing else cursor
 
 
 class Tally:
@@ -197,7 +145,7 @@ def fault_of(
     failing: Fixture, command: Callable[[Fixture], object], fail_at: int
 ) -> Exception | None:
     """Run a command on a store that fails at a statement; return the fault, if it came to that."""
-    failing.store.statements, failing.store.fail_at = 0, fail_at
+    failing.store.failing_at(fail_at)
     try:
         with failing.ledger.together():
             command(failing)

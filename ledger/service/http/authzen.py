@@ -396,12 +396,12 @@ class AccessApp:
         try:
             raw = await read_body(Request(scope, receive), limit)
         except UnsupportedMediaType as error:
-            raise MalformedRequest(str(error)) from None  # AuthZEN 1.0: every fault of form is a 400
+            raise MalformedRequest(
+                str(error)
+            ) from None  # AuthZEN 1.0: every fault of form is a 400
         minimum = headers.get(b"ledger-min-position")
         if minimum is not None:
             if not POSITION.match(minimum.decode("latin-1")):
                 raise InvalidRequest("Ledger-Min-Position must be a position, like 41")
             await self._feed.wait_for(int(minimum))
         return decide(raw)
-
-

@@ -27,11 +27,13 @@ from ledger.domain.values import (
 from ledger.service.http.route import allow, answer, command, router, service_of
 from ledger.service.http.shapes import (
     Item,
+    KeyedItem,
     Page,
+    PageByKeyAsked,
     Travel,
     command_responses,
     example,
-    listed,
+    page_by_key,
     read_responses,
 )
 
@@ -158,14 +160,14 @@ async def publish(request: Request, id: NamePath, body: PolicyRequest) -> Respon
     openapi_extra=allow(*EVERYBODY),
     responses=read_responses(Page[PolicyView]),
 )
-def policies(request: Request, travel: Travel) -> Response:
+def policies(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
     """List every policy with all its versions, by id."""
     service = service_of(request)
     with service.reading() as (_, head):
         times = travel.resolve(service, head)
         found = service.ledger.policies(position=times.position)
-    items = [_policy(policy) for policy in found]
-    return listed(request, items, None, times.position)
+    keyed = [(policy.id, _policy(policy)) for policy in found]
+    return page_by_key(request, asked, keyed, times.position)
 
 
 @routes.get(
@@ -235,26 +237,29 @@ async def list_resource(request: Request, body: ResourceRequest) -> Response:
     openapi_extra=allow(*EVERYBODY),
     responses=read_responses(Page[ResourceView]),
 )
-def resources(request: Request, travel: Travel) -> Response:
-    """List every catalogued resource with properties, actions and groups, by type and id."""
+def resources(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
+    """List every catalogued resource with properties, actions and groups, by type:id."""
     service = service_of(request)
     with service.reading() as (_, head):
         times = travel.resolve(service, head)
         catalogue = service.ledger.known([], position=times.position).catalogue
-    items: list[Item] = [
-        {
-            "resource": entry.resource.model_dump(),
-            "properties": entry.model_dump()["properties"],
-            "actions": entry.actions,
-            "groups": [
-                group
-                for group in sorted(catalogue.groups)
-                if catalogue.is_member(entry.resource, group, times.at)
-            ],
-        }
-        for entry in catalogue.listed_at(times.at)
+    keyed: list[KeyedItem] = [
+        (
+            entry.resource.key,
+            {
+                "resource": entry.resource.model_dump(),
+                "properties": entry.model_dump()["properties"],
+                "actions": entry.actions,
+                "groups": [
+                    group
+                    for group in sorted(catalogue.groups)
+                    if catalogue.is_member(entry.resource, group, times.at)
+                ],
+            },
+        )
+        for entry in sorted(catalogue.listed_at(times.at), key=lambda e: e.resource.key)
     ]
-    return listed(request, items, None, times.position)
+    return page_by_key(request, asked, keyed, times.position)
 
 
 @routes.put(
@@ -279,18 +284,18 @@ async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Re
     openapi_extra=allow(*EVERYBODY),
     responses=read_responses(Page[GroupView]),
 )
-def groups(request: Request, travel: Travel) -> Response:
+def groups(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
     """List every group with its members, by id."""
     service = service_of(request)
     with service.reading() as (_, head):
         times = travel.resolve(service, head)
         catalogue = service.ledger.known([], position=times.position).catalogue
-    definitions = [
-        definition
+    keyed = [
+        (group, _group(definition))
         for group in sorted(catalogue.groups)
         if (definition := catalogue.groups[group].at(times.at))
     ]
-    return listed(request, [_group(d) for d in definitions], None, times.position)
+    return page_by_key(request, asked, keyed, times.position)
 
 
 def _group(definition: GroupDefined) -> Item:

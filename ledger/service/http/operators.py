@@ -16,14 +16,12 @@ from ledger.domain.errors import (
 from ledger.domain.values import Identifier, Instant, Role, Title, Value
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
-    PAGE_DEFAULT,
-    Cursor,
     KeyAnswer,
-    Limit,
     Page,
+    PageByKeyAsked,
     command_responses,
     example,
-    listed,
+    page_by_key,
     read_responses,
 )
 
@@ -116,13 +114,9 @@ async def revoke_key(request: Request, id: str) -> Response:
     openapi_extra=allow(Role.ADMIN),
     responses=read_responses(Page[OperatorView]),
 )
-def operators(request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = None) -> Response:
+def operators(request: Request, asked: PageByKeyAsked) -> Response:
     """List operators by id, each with its role and its keys; never a key or its digest."""
     service = service_of(request)
     with service.reading() as (c, head):
-        items = service.operators.operators(c, after=cursor or "", limit=limit + 1)
-    following = None
-    if len(items) > limit:
-        items = items[:limit]
-        following = str(items[-1]["id"])
-    return listed(request, items, following, head)
+        items = service.operators.operators(c, after=asked.after, limit=asked.limit + 1)
+    return page_by_key(request, asked, [(str(item["id"]), item) for item in items], head)

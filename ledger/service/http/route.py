@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, get_origin
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -97,7 +97,7 @@ class LedgerRoute(APIRoute):
             for field in get_flat_params(self.dependant)
             if getattr(field.field_info, "in_", None) is ParamTypes.query
         }
-        many = {name for name, info in parameters.items() if get_origin(info.annotation) is list}
+        many = {name for name, info in parameters.items() if _takes_many(info.annotation)}
         has_body = self.body_field is not None
 
         async def handle_behind_gate(request: Request) -> Response:
@@ -214,6 +214,11 @@ def _check_request_id(request: Request) -> None:
         raise invalid_header(
             "X-Request-ID", f"must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
         )
+
+
+def _takes_many(annotation: object) -> bool:
+    """Tell whether a parameter is a list, or a list that may be absent."""
+    return any(get_origin(one) is list for one in (annotation, *get_args(annotation)))
 
 
 def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, TypeVar
@@ -90,6 +90,7 @@ class Page(BaseModel, Generic[ItemT]):
 
 
 Item = dict[str, Any]
+KeyedItem = tuple[str, Item]
 
 
 BEHIND_THE_GATE: Final = (
@@ -146,7 +147,7 @@ SubjectKey = Annotated[
     str, Query(description="A subject as type:id.", examples=["user:alice"], max_length=400)
 ]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Items of a page.")]
-Cursor = Annotated[str | None, Query(description="The `next` of the page before.", max_length=300)]
+Cursor = Annotated[str | None, Query(description="The `next` of the page before.", max_length=400)]
 Order = Annotated[
     str, Query(pattern="^(newest|oldest)$", description="newest first, or oldest first")
 ]
@@ -238,6 +239,24 @@ def paging(limit: Limit = PAGE_DEFAULT, cursor: Cursor = None, order: Order = "n
 PageAsked = Annotated[Paging, Depends(paging)]
 
 
+@dataclass(frozen=True, slots=True)
+class PagingByKey:
+    """Which page of a list in the order of its keys; ``after`` is the key that ended the last."""
+
+    limit: int
+    after: str
+
+
+def paging_by_key(limit: Limit = PAGE_DEFAULT, cursor: Cursor = None) -> PagingByKey:
+    """Read the parameters of a page. A key is any text, so every cursor is near some key."""
+    if cursor == "":
+        raise InvalidValue("cursor must be the next of an earlier page", field="cursor")
+    return PagingByKey(limit, cursor or "")
+
+
+PageByKeyAsked = Annotated[PagingByKey, Depends(paging_by_key)]
+
+
 def page(
     request: Request,
     asked: Paging,
@@ -258,6 +277,16 @@ def page(
         items = items[: asked.limit]
         following = str(items[-1]["position"])
     return listed(request, items, following, times.position)
+
+
+def page_by_key(
+    request: Request, asked: PagingByKey, found: Iterable[KeyedItem], position: int
+) -> Response:
+    """Answer one page of a list in the order of its keys; what comes before it is passed over."""
+    rest = [keyed for keyed in found if keyed[0] > asked.after]
+    shown = rest[: asked.limit]
+    following = shown[-1][0] if len(rest) > len(shown) else None
+    return listed(request, [item for _, item in shown], following, position)
 
 
 def listed(request: Request, items: list[Item], following: str | None, position: int) -> Response:
