@@ -1,7 +1,8 @@
 """Who may act on the ledger, in which role, and with which keys?
 
-The rows are for listing and for a restart. The ``Keyring`` is in memory and answers every request; it
-applies an event once its append is committed, so a revoked key stops with the answer to its revocation.
+The rows are for listing and for a restart. The ``Keyring`` is in memory and answers every request;
+it applies an event once its append is committed, so a revoked key stops with the answer to its
+revocation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ledger.domain.events import (
     OperatorRoleChanged,
     Recorded,
 )
-from ledger.domain.values import Role, format_instant
+from ledger.domain.values import Role, format_instant, microseconds
 
 
 class OperatorRows:
@@ -117,7 +118,7 @@ class Caller:
 class _HeldKey:
     key: str
     operator: str
-    expires_at: datetime | None
+    expires: int | None
 
 
 class Keyring:
@@ -139,10 +140,7 @@ class Keyring:
             "SELECT key, operator, sha256, expires_at FROM operator_keys WHERE revoked_at IS NULL"
         )
         for key, operator, sha256, expires_at in cursor.fetchall():
-            self._hold(
-                sha256,
-                _HeldKey(key, operator, datetime.fromisoformat(expires_at) if expires_at else None),
-            )
+            self._hold(sha256, key, operator, expires_at and datetime.fromisoformat(expires_at))
 
     def apply(self, recorded: Recorded) -> None:
         """Take in the next event."""
@@ -153,20 +151,24 @@ class Keyring:
             ):
                 self._roles[operator] = role
             case OperatorKeyIssued() as event:
-                self._hold(event.sha256, _HeldKey(event.key, event.operator, event.expires_at))
+                self._hold(event.sha256, event.key, event.operator, event.expires_at)
             case OperatorKeyRevoked(key=key):
                 del self._keys[self._digests.pop(key)]
             case _:
                 pass
 
-    def _hold(self, sha256: str, held: _HeldKey) -> None:
+    def _hold(self, sha256: str, key: str, operator: str, expires_at: datetime | None) -> None:
         digest = bytes.fromhex(sha256)
-        self._keys[digest] = held
-        self._digests[held.key] = digest
+        expires = microseconds(expires_at) if expires_at else None
+        self._keys[digest] = _HeldKey(key, operator, expires)
+        self._digests[key] = digest
 
-    def find(self, secret: bytes, at: datetime) -> Caller | None:
-        """Return whom a key belongs to; ``None`` when it is unknown, revoked or expired."""
+    def find(self, secret: bytes, at: int) -> Caller | None:
+        """Return whom a key belongs to at ``at``, in microseconds since 1970.
+
+        ``None`` when it is unknown, revoked or expired.
+        """
         held = self._keys.get(hashlib.sha256(secret).digest())
-        if held is None or (held.expires_at is not None and held.expires_at <= at):
+        if held is None or (held.expires is not None and held.expires <= at):
             return None
         return Caller(held.operator, self._roles[held.operator], held.key)

@@ -58,8 +58,8 @@ class Filters(TypedDict, total=False):
 
     ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``), and
     ``resource`` a resource's key. Times are those of recording, from included, to excluded. ``q``
-    is words that must all occur in the sentence: ``alic*`` is any word that begins so,
-    ``user:alice`` both words in a row.
+    is words that must all occur in the sentence, or in the ids of what the event made and rests on:
+    ``alic*`` is any word that begins so, ``user:alice`` both words in a row.
     """
 
     subject: str | None
@@ -109,9 +109,9 @@ class TrailRows:
             WHERE on_behalf_of IS NOT NULL""",
         "CREATE INDEX IF NOT EXISTS trail_recorded_at ON trail (recorded_at)",
         # Row ids are positions. An id falls into words at its punctuation and is found as these
-        # words in a row. Sealed text is in no sentence, and so not here.
+        # words in a row. Sealed text is not here.
         """CREATE VIRTUAL TABLE IF NOT EXISTS trail_words USING fts5 (
-            sentence, columnsize=0, tokenize='unicode61 remove_diacritics 2')""",
+            words, columnsize=0, tokenize='unicode61 remove_diacritics 2')""",
         """CREATE TABLE IF NOT EXISTS trail_clauses (
             position INTEGER NOT NULL,
             policy TEXT NOT NULL,
@@ -163,7 +163,7 @@ class TrailRows:
             ),
         )
         cursor.execute(
-            "INSERT INTO trail_words (rowid, sentence) VALUES (?, ?)", (position, recorded.sentence)
+            "INSERT INTO trail_words (rowid, words) VALUES (?, ?)", (position, _words(recorded))
         )
         match event:
             case ViolationRecorded():
@@ -283,6 +283,15 @@ class TrailRows:
 
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+def _words(recorded: Recorded) -> str:
+    """Return the sentence, with ids that it leaves out: of what the event made, and its grounds."""
+    event, sentence = recorded.event, recorded.sentence
+    ids = [event.about or ""]
+    if isinstance(event, SubjectSuspended | WarningIssued):
+        ids += event.grounds
+    return " ".join([sentence, *(id_ for id_ in ids if id_ not in sentence)])
 
 
 def _covered(cursor: Cursor, scope: Scope) -> list[str]:
@@ -412,7 +421,7 @@ def _search(q: str | None) -> str | None:
         raise InvalidValue(
             f"q has {len(q)} characters, at most {SEARCH_CHARS_MAX} are allowed", field="q"
         )
-    words = _UNSEARCHABLE.sub(" ", q).split()
+    words = _UNSEARCHABLE.sub("?", q).split()
     quoted = (
         '"' + word.rstrip("*").replace('"', '""') + '"' + ("*" if word.endswith("*") else "")
         for word in words

@@ -404,7 +404,7 @@ TERM = {"duration", "ends_at", "indefinite"}
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """The application, which nobody asks anything."""
     database = tmp_path_factory.mktemp("app") / "ledger.db"
-    return create_app(build(Settings(database_url=f"sqlite:///{database}")))
+    return create_app(build(Settings(database_url=f"sqlite:///{database}"))).api
 
 
 @pytest.fixture(scope="module")

@@ -161,6 +161,8 @@ def _check_host(host: str) -> None:
 def _run_server(host: str, port: int, workers: int) -> None:
     import uvicorn
 
+    from ledger.service.http.protocol import CheckProtocol
+
     uvicorn.run(
         "ledger.service.cli:asgi",
         factory=True,
@@ -168,12 +170,13 @@ def _run_server(host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=CheckProtocol if _settings().check_protocol else "httptools",
         ws="none",
         lifespan="on",
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
@@ -289,13 +292,12 @@ def issue_key(
     """Issue a key, straight in the database: for the day the last admin key is lost."""
     from ledger.application import SYSTEM_AUTHOR
 
-    with _existing(_settings()) as service:
-        with service.ledger.together():
-            if role is not None:
-                service.ledger.enroll(operator, role=role, by=SYSTEM_AUTHOR)
-            done = service.ledger.issue_key(
-                operator, expires_at=_expiry(expires_at), label=label, by=SYSTEM_AUTHOR
-            )
+    with _existing(_settings()) as service, service.ledger.together():
+        if role is not None:
+            service.ledger.enroll(operator, role=role, by=SYSTEM_AUTHOR)
+        done = service.ledger.issue_key(
+            operator, expires_at=_expiry(expires_at), label=label, by=SYSTEM_AUTHOR
+        )
     if as_json:
         _print_json({"id": done.recorded.event.about, "operator": operator, "key": done.secret})
     else:

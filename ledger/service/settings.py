@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         description="What a check answers for a subject that the ledger holds no fact about.",
     )
 
+    check_protocol: bool = Field(
+        default=True,
+        description="Answer ordinary checks inside the HTTP parser; false leaves all to uvicorn.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _sqlite_file(cls, url: str) -> str:

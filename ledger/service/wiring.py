@@ -5,6 +5,7 @@ The wall clock is read here and nowhere below.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
 from ledger.domain.errors import NotFound
-from ledger.domain.values import Subject, from_microseconds
+from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service.feed import Feed
 from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
@@ -30,6 +31,11 @@ from projections.trail import TrailRows
 def wall_clock() -> datetime:
     """Say what time it is."""
     return datetime.now(UTC)
+
+
+def wall_clock_us() -> int:
+    """Say what time it is, in microseconds since 1970; quicker than making a ``datetime``."""
+    return time.time_ns() // 1000
 
 
 class Finder:
@@ -75,6 +81,7 @@ class Service:
 
     settings: Settings
     clock: Callable[[], datetime]
+    clock_us: Callable[[], int]
     recorder: LedgerRecorder
     ledger: Ledger
     access: AccessRows
@@ -90,6 +97,10 @@ class Service:
     def now(self) -> datetime:
         """Say what time it is for reading: never before the newest event that is in memory."""
         return max(self.clock(), from_microseconds(self.index.recorded_at))
+
+    def now_us(self) -> int:
+        """Say the same in microseconds since 1970."""
+        return max(self.clock_us(), self.index.recorded_at)
 
     @contextmanager
     def reading(self) -> Iterator[tuple[Cursor, int]]:
@@ -135,6 +146,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     return Service(
         settings=settings,
         clock=clock,
+        clock_us=wall_clock_us if clock is wall_clock else lambda: microseconds(clock()),
         recorder=recorder,
         ledger=ledger,
         access=access,

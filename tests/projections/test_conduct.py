@@ -61,22 +61,18 @@ def violate(ledger: Ledger, subject: Subject = ALICE, **changed: Any) -> str:
     return about
 
 
-def violations(
-    ledger: Ledger, *, at: datetime = T0, position: int | None = None, **asked: Any
-) -> list[dict[str, Any]]:
+def violations(ledger: Ledger, **asked: Any) -> list[dict[str, Any]]:
     """List violations, as known now unless told otherwise."""
-    recorder = ledger.recorder
-    with recorder.store.transaction(commit=False) as c:
-        position = recorder.position if position is None else position
-        return ROWS.violations(c, **{"at": at, "position": position, "limit": 100, **asked})
+    known = {"at": T0, "position": ledger.recorder.position, "limit": 100}
+    with ledger.recorder.store.transaction(commit=False) as c:
+        return ROWS.violations(c, **{**known, **asked})
 
 
-def warnings(ledger: Ledger, *, position: int | None = None, **asked: Any) -> list[dict[str, Any]]:
+def warnings(ledger: Ledger, **asked: Any) -> list[dict[str, Any]]:
     """List warnings, as known now unless told otherwise."""
-    recorder = ledger.recorder
-    with recorder.store.transaction(commit=False) as c:
-        position = recorder.position if position is None else position
-        return ROWS.warnings(c, **{"position": position, "limit": 100, **asked})
+    known = {"position": ledger.recorder.position, "limit": 100}
+    with ledger.recorder.store.transaction(commit=False) as c:
+        return ROWS.warnings(c, **{**known, **asked})
 
 
 # --- what is shown --------------------------------------------------------------------------------

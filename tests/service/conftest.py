@@ -18,6 +18,7 @@ import uvicorn
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import Role
 from ledger.service.http.app import create_app
+from ledger.service.http.protocol import CheckProtocol
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from tests.checks import check_ledger
@@ -101,7 +102,12 @@ def serve(service: Service) -> tuple[uvicorn.Server, threading.Thread, str]:
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     config = uvicorn.Config(
-        create_app(service), log_level="warning", access_log=False, lifespan="on", ws="none"
+        create_app(service),
+        http=CheckProtocol,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -21,7 +21,7 @@ from ledger.application import Done, Ledger
 from ledger.domain.access import Request, decide
 from ledger.domain.errors import InvalidValue
 from ledger.domain.events import Recorded, SubjectEvent, SubjectReinstated, SubjectSuspended
-from ledger.domain.values import Cause, Role, Subject, end_after, format_instant
+from ledger.domain.values import Cause, Role, Subject, end_after, format_instant, microseconds
 from ledger.service.http.app import create_app
 from ledger.service.settings import Settings
 from ledger.service.story import Told, moment, read, tell
@@ -412,7 +412,7 @@ def test_the_examples_do_what_they_show(settings: Settings) -> None:
             )
             assert 200 == response.status_code, response.text
             answers.append(response.json())
-        check_ledger(app.state.service)
+        check_ledger(app.api.state.service)
     denied, allowed, access = answers
 
     ends = end_after(moment("-P4W Wednesday 10:30", TODAY), "P2M")
@@ -438,7 +438,7 @@ def test_there_is_a_key_for_each_role_and_each_opens_as_that_role(story: Story) 
     with story.service.recorder.store.transaction(commit=False) as cursor:
         story.service.keyring.load(cursor)
     callers = {
-        role: story.service.keyring.find(key.encode(), TODAY)
+        role: story.service.keyring.find(key.encode(), microseconds(TODAY))
         for role, key in story.told.keys.items()
     }
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ledger.domain.errors import LedgerError
 from ledger.service.http import (
     access,
+    authzen_openapi,
     catalogue,
     conduct,
     events,
@@ -25,6 +26,7 @@ from ledger.service.http import (
     subjects,
     suspensions,
 )
+from ledger.service.http.authzen import EVALUATION_PATHS, AccessApp, DecisionPoint
 from ledger.service.http.problems import (
     MEDIA_TYPE,
     internal_error,
@@ -32,6 +34,7 @@ from ledger.service.http.problems import (
     on_invalid_request,
     on_ledger_error,
 )
+from ledger.service.http.protocol import STATE_KEY
 from ledger.service.wiring import Service
 
 VERSION: Final = "0.1.0"
@@ -39,14 +42,15 @@ VERSION: Final = "0.1.0"
 log = logging.getLogger(__name__)
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> Front:
     """Return the ASGI application of a built service; its lifespan starts and stops the service."""
+    point = DecisionPoint(service.index, service.keyring, service.feed, service.now_us)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
         service.start()
         try:
-            yield
+            yield {STATE_KEY: point}
         finally:
             service.stop()
 
@@ -76,7 +80,22 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(Envelope)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    return app
+    return Front(app, AccessApp(point, service.feed))
+
+
+class Front:
+    """Sends checks straight to their application, and everything else to FastAPI."""
+
+    def __init__(self, api: FastAPI, access_app: AccessApp) -> None:
+        self.api = api
+        self._access = access_app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or the lifespan."""
+        if scope["type"] == "http" and scope["path"] in EVALUATION_PATHS:
+            await self._access(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
 
 
 class Envelope:
@@ -124,6 +143,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             for operation in operations.values():
                 _only_our_problems(operation["responses"])
                 operation["responses"]["500"] = _FAULT
+        document["paths"] = {**authzen_openapi.paths(), **document["paths"]}
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document

@@ -9,6 +9,7 @@ A denial is an answer with status 200, never an error: a caller that took it for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,17 +35,13 @@ from ledger.service.http.problems import (
     UnsupportedMediaType,
     problem_of,
 )
-from ledger.service.http.route import (
-    KEY_BYTES_MAX,
-    POSITION,
-    REQUEST_ID,
-    read_body,
-)
+from ledger.service.http.route import KEY_BYTES_MAX, POSITION, read_body
 from projections.access import NEVER, AccessIndex, Answer, Restriction
 from projections.operators import Caller, Keyring
 
 EVALUATION_PATH: Final = "/access/v1/evaluation"
 EVALUATIONS_PATH: Final = "/access/v1/evaluations"
+EVALUATION_PATHS: Final = frozenset((EVALUATION_PATH, EVALUATIONS_PATH))
 EVALUATION_BYTES_MAX: Final = 256 * 1024  # a subject, a resource, and their properties
 BATCH_BYTES_MAX: Final = 1024 * 1024  # a thousand evaluations of a kilobyte
 BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up single checks
@@ -59,6 +56,7 @@ SEMANTICS: Final = {
     "deny_on_first_deny": False,
     "permit_on_first_permit": True,
 }
+REQUEST_ID: Final = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 _DEFAULTED: Final = ("subject", "action", "resource", "context")
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
@@ -115,7 +113,7 @@ class DecisionPoint:
         items, stop_at = _batch(body)
         if not items:
             return self._decide(body)
-        defaults = {name: body[name] for name in _DEFAULTED if name in body}
+        defaults: dict[str, Any] = {name: body[name] for name in _DEFAULTED if name in body}
         answers = []
         for item in items:
             try:
@@ -169,9 +167,9 @@ class DecisionPoint:
         kind, id_ = raw.get("type"), raw.get("id")
         try:
             if kind not in self._types:
-                type_name(kind)
+                known = type_name(kind)
                 if len(self._types) < TYPES_KEPT_MAX:
-                    self._types.add(kind)
+                    self._types.add(known)
             identifier(id_)
         except (ValueError, TypeError) as error:
             raise MalformedRequest(

@@ -77,6 +77,19 @@ class NotAllowed(RequestRefused):
     hint = "Use a key of an operator in one of the roles that the detail names."
 
 
+class MethodNotAllowed(RequestRefused):
+    """The path has no such method."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "This method is not allowed here"
+    hint = "The header Allow names the methods of this route."
+
+    def headers(self) -> dict[str, str]:
+        """Name the one method of the paths that raise this."""
+        return {"Allow": "POST"}
+
+
 class BodyTooLarge(RequestRefused):
     """The body is larger than the limit."""
 

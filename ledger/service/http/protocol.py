@@ -1,9 +1,8 @@
 """Answers ordinary checks inside the HTTP parser, and gives every connection deadlines.
 
-uvicorn makes a scope, a task and two queues for every request. A check needs none of them: its
-answer is known when its body is complete. ``CheckProtocol`` keeps what the parser reports about a
-request to ``/access/v1/evaluation`` or ``…/evaluations`` and, when the request is ordinary, writes the answer
-at once. Everything else it hands to uvicorn, by reporting the same things again, so every
+uvicorn makes a scope, a task and an event for every request. A check needs none of them: its answer
+is known when its body is complete. ``CheckProtocol`` keeps what the parser reports about a request to
+``/access/v1/evaluation`` or ``…/evaluations`` and, when it is ordinary, writes the answer at once. Everything else it hands to uvicorn, by reporting the same things again, so every
 error and every other route is uvicorn's and the ASGI application's.
 
 Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect,
@@ -19,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ledger.domain.errors import LedgerError
 from ledger.domain.values import Role
@@ -28,9 +27,9 @@ from ledger.service.http.authzen import (
     EVALUATION_BYTES_MAX,
     EVALUATION_PATH,
     EVALUATIONS_PATH,
+    REQUEST_ID,
     DecisionPoint,
 )
-from ledger.service.http.route import REQUEST_ID
 
 HEADERS_DEADLINE_S: Final = 5.0  # from the first byte of a request to the end of its headers
 BODY_DEADLINE_S: Final = 20.0  # from the end of its headers to the end of its body
@@ -85,7 +84,7 @@ class CheckProtocol(HttpToolsProtocol):
 
     def close_if_late(self, now: float) -> None:
         """Close the connection when it has waited longer for the other side than it may."""
-        if self._phase == ANSWERING and (self.cycle is None or self.cycle.response_complete):
+        if self._phase == ANSWERING and not self._is_answering():
             self._phase, self._since = IDLE, now
         if now - self._since > _DEADLINE_S[self._phase]:
             self.transport.close()
@@ -98,7 +97,8 @@ class CheckProtocol(HttpToolsProtocol):
         self.url = b""
         self._raw_headers = []
         self._chunks = []
-        self._phase = HEADERS
+        if self._phase != HEADERS:
+            self._phase, self._since = HEADERS, self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         """Keep a piece of the target."""
@@ -121,7 +121,7 @@ class CheckProtocol(HttpToolsProtocol):
             self._point is None
             or self.url not in _LIMITS
             or self.parser.get_method() != b"POST"
-            or (self.cycle is not None and not self.cycle.response_complete)
+            or self._is_answering()
         ):
             self._hand_over()
 
@@ -158,6 +158,11 @@ class CheckProtocol(HttpToolsProtocol):
             self._closing = True
         else:
             super().shutdown()
+
+    def _is_answering(self) -> bool:
+        """Tell whether uvicorn is still answering an earlier request of this connection."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     # --- answering and handing over ---------------------------------------------------------------
 
@@ -224,17 +229,22 @@ class CheckProtocol(HttpToolsProtocol):
             super().on_body(chunk)
 
 
-_heads: dict[int, tuple[list[tuple[bytes, bytes]], bytes]] = {}
+class _Head:
+    """The status line and uvicorn's own headers, which it replaces once a second."""
+
+    def __init__(self) -> None:
+        self._made_from: object = None
+        self._bytes = b""
+
+    def __call__(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        if self._made_from is not default_headers:
+            lines = b"".join(b"%b: %b\r\n" % header for header in default_headers)
+            self._bytes = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\n" % lines
+            self._made_from = default_headers
+        return self._bytes
 
 
-def _head(default_headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Return the status line and uvicorn's own headers, which it replaces once a second."""
-    kept = _heads.get(0)
-    if kept is None or kept[0] is not default_headers:
-        lines = b"".join(b"%b: %b\r\n" % header for header in default_headers)
-        head = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\n" % lines
-        kept = _heads[0] = (default_headers, head)
-    return kept[1]
+_head = _Head()
 
 
 # --- one look at all connections ------------------------------------------------------------------

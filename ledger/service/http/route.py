@@ -48,7 +48,7 @@ KEY_BYTES_MAX: Final = 200  # our keys have 47; hashing more is work for nothing
 HEADER_TEXT_MAX: Final = 256  # of X-Request-ID and Idempotency-Key: an id, not a message
 
 _ID_HEADER = re.compile(r"[\x20-\x7e]{1,256}\Z")
-_POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
+POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 
 
 def _header(name: str, description: str, schema: dict[str, object]) -> dict[str, object]:
@@ -155,7 +155,7 @@ def authenticate(request: Request) -> Caller:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     caller = None
     if scheme.lower() == "bearer" and 0 < len(secret) <= KEY_BYTES_MAX:
-        caller = service.keyring.find(secret.strip().encode("latin-1"), service.now())
+        caller = service.keyring.find(secret.strip().encode("latin-1"), service.now_us())
     if caller is None:
         raise NotAuthenticated("the request carries no usable key")
     return caller
@@ -338,7 +338,7 @@ async def _wait_for_position(request: Request) -> None:
     raw = request.headers.get("ledger-min-position")
     if raw is None:
         return
-    if not _POSITION.match(raw):
+    if not POSITION.match(raw):
         raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
     await service_of(request).feed.wait_for(int(raw))
 
