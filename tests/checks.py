@@ -10,12 +10,13 @@ from ledger.domain.values import (
     OneResource,
     Resource,
     Subject,
+    format_instant,
     from_microseconds,
     microseconds,
 )
 from ledger.service.wiring import Service
 from ledger.store.replay import rebuild
-from projections.access import AccessIndex
+from projections.access import AccessIndex, snapshot
 
 INSTANTS_MAX = 12  # per ledger: enough to meet each end, few enough to keep tests quick
 SUBJECTS_MAX = 40
@@ -59,7 +60,15 @@ def check_index(service: Service) -> None:
     newest = events[-1].recorded_at
     loaded = AccessIndex(unknown=service.index.unknown)
     with service.recorder.store.transaction(commit=False) as c:
-        loaded.load(c, events[-1].position, newest)
+        known_too = service.index.unknown == "deny_unknown"
+        loaded.load(
+            snapshot(
+                c,
+                position=events[-1].position,
+                recorded_at=format_instant(newest),
+                known=known_too,
+            )
+        )
     indexes = [loaded]
     if service.index.position:
         service.feed.catch_up()
@@ -107,9 +116,7 @@ def check_index(service: Service) -> None:
                         fold.unknown_subject,
                     )
                     for index in indexes:
-                        found = index.check(
-                            subject.key, resource.type, resource.id, action, microseconds(at)
-                        )
+                        found = index.check(subject.key, resource.key, action, microseconds(at))
                         until = None if found.until is None else from_microseconds(found.until)
                         assert expected == (
                             found.allowed,

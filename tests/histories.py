@@ -20,7 +20,6 @@ from ledger.domain.events import Author, Clause, Recorded, SubjectSuspended, Sus
 from ledger.domain.values import Basis, Cause, Ending, Resource, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
-from ledger.store.codec import parse_recorded_at
 from tests.service.conftest import SetClock, open_ledger
 
 T = TypeVar("T")
@@ -346,12 +345,7 @@ def awake(service: Service) -> Service:
 
     What others write is taken in by ``service.feed.catch_up()``, when the test says so.
     """
-    with service.recorder.store.transaction(commit=False) as c:
-        c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
-        position, recorded_at = c.fetchone()
-        service.index.load(c, position, parse_recorded_at(recorded_at))
-        service.keyring.load(c)
-    service.feed.position = position
+    service.feed.position = service.load()
     service.recorder.committed = service.feed.committed
     return service
 

@@ -385,7 +385,9 @@ def test_every_setting_is_documented_with_its_default() -> None:
     documented = {quoted(row[0])[0]: quoted(row[1])[:1] for row in rows_of(page)}
 
     expected = {
-        f"LEDGER_{name.upper()}": [str(field.default)]
+        f"LEDGER_{name.upper()}": [
+            str(field.default).lower() if isinstance(field.default, bool) else field.default
+        ]
         for name, field in Settings.model_fields.items()
     }
     assert {**expected, SETTINGS_FILE_VARIABLE: []} == documented

@@ -21,11 +21,11 @@ from ledger.domain.access import Decision, UnknownSubjects, decide, looked_at
 from ledger.domain.catalogue import Catalogue
 from ledger.domain.events import Recorded, SubjectEvent
 from ledger.domain.record import Record, Suspension, SuspensionState
-from ledger.domain.values import Subject, from_microseconds, microseconds
+from ledger.domain.values import Subject, format_instant, from_microseconds, microseconds
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from ledger.store.replay import rebuild
-from projections.access import AccessIndex, Answer
+from projections.access import AccessIndex, Answer, snapshot
 from tests.checks import check_ledger
 from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen
 from tests.service.conftest import SetClock
@@ -120,8 +120,7 @@ def check_answers(fold: Fold, at_least: datetime, drawing: Drawing, *indexes: Ac
             for index in indexes:
                 answer = index.check(
                     request.subject.key,
-                    request.resource.type,
-                    request.resource.id,
+                    request.resource.key,
                     request.action,
                     microseconds(at),
                     through=[subject.key for subject in request.through],
@@ -139,7 +138,14 @@ def loaded_index(service: Service) -> AccessIndex:
     newest = events.event(events.position)
     assert newest is not None
     with service.recorder.store.transaction(commit=False) as c:
-        index.load(c, newest.position, newest.recorded_at)
+        index.load(
+            snapshot(
+                c,
+                position=newest.position,
+                recorded_at=format_instant(newest.recorded_at),
+                known=index.unknown == "deny_unknown",
+            )
+        )
     return index
 
 
@@ -223,8 +229,7 @@ def test_a_check_before_the_newest_event_is_answered_as_of_that_event(history: H
             request = drawing.request()
             asked = (
                 request.subject.key,
-                request.resource.type,
-                request.resource.id,
+                request.resource.key,
                 request.action,
             )
             earlier = index.recorded_at - drawing.random.randint(0, 10**13)

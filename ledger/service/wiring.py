@@ -20,9 +20,8 @@ from ledger.service.feed import Feed
 from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
-from ledger.store.codec import parse_recorded_at
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
-from projections.access import AccessIndex, AccessRows
+from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
 from projections.operators import Keyring, OperatorRows
 from projections.trail import TrailRows
@@ -108,8 +107,11 @@ class Service:
         with self.recorder.store.transaction(commit=False) as cursor:
             yield cursor, self.recorder.position
 
-    def start(self) -> None:
-        """Load what is in memory, then follow, write and tick."""
+    def load(self) -> int:
+        """Load what is in memory from the rows; returns the position they are those of.
+
+        Raises ``NotFound`` when the store holds no ledger.
+        """
         with self.recorder.store.transaction(commit=False) as c:
             c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
             row = c.fetchone()
@@ -118,10 +120,14 @@ class Service:
                     f"{self.settings.database_url} holds no ledger; "
                     "run compliance-ledger init first"
                 )
-            self.index.load(c, row[0], parse_recorded_at(row[1]))
+            known = self.index.unknown == "deny_unknown"
+            self.index.load(snapshot(c, position=row[0], recorded_at=row[1], known=known))
             self.keyring.load(c)
-            position = row[0]
-        self.feed.start(position)
+            return int(row[0])
+
+    def start(self) -> None:
+        """Load what is in memory, then follow, write and tick."""
+        self.feed.start(self.load())
         self.writer.start()
         self.ticker.start()
 

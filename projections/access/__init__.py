@@ -6,6 +6,6 @@ once its append is committed. Both answer as ``ledger/domain/access.py`` rules.
 """
 
 from projections.access.index import NEVER, AccessIndex, Answer, Restriction
-from projections.access.rows import AccessRows
+from projections.access.rows import AccessRows, snapshot
 
-__all__ = ["NEVER", "AccessIndex", "AccessRows", "Answer", "Restriction"]
+__all__ = ["NEVER", "AccessIndex", "AccessRows", "Answer", "Restriction", "snapshot"]

@@ -15,10 +15,9 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import orjson
-from eventsourcing.persistence import Cursor
 
 from ledger.domain.access import UnknownSubjects
 from ledger.domain.events import (
@@ -41,11 +40,11 @@ from ledger.domain.values import (
     OneResource,
     ResourcesOfType,
     Scope,
-    format_instant,
     microseconds,
 )
 
 NEVER: Final = 2**62  # microseconds; an end that does not come
+INSTANTS_KEPT_MAX: Final = 10_000  # while loading: many suspensions share their instants
 COMPACT_ABOVE: Final = 10_000  # dead rows below which compacting saves nothing worth the pause
 
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
@@ -272,59 +271,51 @@ class AccessIndex:
 
     # --- loading and following --------------------------------------------------------------------
 
-    def load(self, cursor: Cursor, position: int, recorded_at: datetime) -> None:
-        """Fill an empty index from the rows of ``AccessRows``, which are those of ``position``."""
-        cursor.execute(
-            "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, "
-            "t.closes_at, s.scope, s.reason, s.clauses FROM access_suspensions s "
-            "JOIN access_terms t ON t.suspension = s.id WHERE t.known_until IS NULL "
-            "AND (t.closes_at IS NULL OR t.closes_at > ?) ORDER BY s.position",
-            (format_instant(recorded_at),),
-        )
+    def load(self, records: Iterable[Sequence[Any]]) -> None:
+        """Fill an empty index from the records of ``rows.snapshot``, here or from another process."""
         parsed: dict[str | None, int] = {None: NEVER}
-        while row := cursor.fetchone():
-            subject, id_, place, effective_at, automatic, ends_at, closes_at, scope, *texts = row
-            for text in (effective_at, ends_at, closes_at):
-                if text not in parsed:
-                    parsed[text] = microseconds(datetime.fromisoformat(text))
-            self._rows.add(
-                subject,
-                id_,
-                place,
-                parsed[effective_at],
-                parsed[ends_at],
-                parsed[closes_at],
-                self._compiled(scope),
-                self._shared(*texts),
-                automatic=bool(automatic),
-            )
-            if len(parsed) > COMPACT_ABOVE:
-                parsed = {None: NEVER}
-        self._load_others(cursor)
+        for kind, *record in records:
+            match kind:
+                case "suspension":
+                    subject, id_, place, effective_at, automatic, ends_at, closes_at = record[:7]
+                    for text in (effective_at, ends_at, closes_at):
+                        if text not in parsed:
+                            parsed[text] = microseconds(datetime.fromisoformat(text))
+                    self._rows.add(
+                        subject,
+                        id_,
+                        place,
+                        parsed[effective_at],
+                        parsed[ends_at],
+                        parsed[closes_at],
+                        self._compiled(record[7]),
+                        self._shared(record[8], record[9]),
+                        automatic=bool(automatic),
+                    )
+                    if len(parsed) > INSTANTS_KEPT_MAX:
+                        parsed = {None: NEVER}
+                case "link":
+                    subject, parent = record
+                    self._parents[subject] = (*self._parents.get(subject, ()), parent)
+                case "known":
+                    self._known.add(record[0])
+                case "properties":
+                    self._subject_properties[record[0]] = orjson.loads(record[1])
+                case "resource":
+                    self._resource_properties[record[0]] = orjson.loads(record[1])
+                case "group":
+                    self._set_group(record[0], orjson.loads(record[1]))
+                case "ledger":
+                    position, recorded_at = record
+                    self.recorded_at = microseconds(datetime.fromisoformat(recorded_at))
+                    self.position = position
+                case _:
+                    raise AssertionError(f"{kind!r} is no kind of record")
+
+    def skip(self, position: int, recorded_at: datetime) -> None:
+        """Pass over events that change no answer, up to ``position``."""
         self.recorded_at = microseconds(recorded_at)
         self.position = position
-
-    def _load_others(self, cursor: Cursor) -> None:
-        cursor.execute("SELECT subject, parent FROM access_links WHERE known_until IS NULL")
-        while row := cursor.fetchone():
-            subject, parent = row
-            self._parents[subject] = (*self._parents.get(subject, ()), parent)
-        if self.unknown == "deny_unknown":
-            cursor.execute("SELECT subject FROM access_subjects")
-            while row := cursor.fetchone():
-                self._known.add(row[0])
-        cursor.execute(
-            "SELECT subject, properties FROM access_subjects "
-            "WHERE properties IS NOT NULL AND properties <> '{}'"
-        )
-        while row := cursor.fetchone():
-            self._subject_properties[row[0]] = orjson.loads(row[1])
-        cursor.execute("SELECT resource, properties FROM access_resources")
-        for resource, properties in cursor.fetchall():
-            self._resource_properties[resource] = orjson.loads(properties)
-        cursor.execute("SELECT name, resources FROM access_groups")
-        for group, resources in cursor.fetchall():
-            self._set_group(group, orjson.loads(resources))
 
     def apply(self, recorded: Recorded) -> None:
         """Take in the next event; it must be the one after ``position``."""
@@ -432,8 +423,7 @@ class AccessIndex:
     def check(
         self,
         subject: str,
-        resource_type: str,
-        resource_id: str,
+        resource: str,
         action: str,
         at: int,
         through: Sequence[str] = (),
@@ -441,7 +431,9 @@ class AccessIndex:
         resource_properties: Mapping[str, object] = _NO_PROPERTIES,
         action_properties: Mapping[str, object] = _NO_PROPERTIES,
     ) -> Answer:
-        """Answer whether ``subject`` (a key) may do ``action`` at ``at`` (microseconds since 1970).
+        """Answer whether ``subject`` may do ``action`` with ``resource``, both keys, at ``at``.
+
+        ``at`` is in microseconds since 1970.
 
         An instant before the newest event is taken as that of the newest event: a clock that went
         back must not lift a suspension that was just recorded.
@@ -455,7 +447,7 @@ class AccessIndex:
         else:
             candidates = (held,) if isinstance(held, int) else held
         at = max(at, self.recorded_at)
-        resource = f"{resource_type}:{resource_id}"
+        resource_type = resource[: resource.index(":")]
         covering: list[int] = []
         counts = False
         for row in candidates:

@@ -5,9 +5,9 @@ They are written in the append transaction, so they are always those of the newe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 from eventsourcing.persistence import Cursor
@@ -501,6 +501,41 @@ class AccessRows:
             {**dict(row), "subject": Subject.parse(row["subject"]).model_dump()}
             for row in cursor.fetchall()
         ]
+
+
+SNAPSHOT: Final = (
+    (
+        "suspension",
+        "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, t.closes_at, "
+        "s.scope, s.reason, s.clauses FROM access_suspensions s "
+        "JOIN access_terms t ON t.suspension = s.id WHERE t.known_until IS NULL "
+        "AND (t.closes_at IS NULL OR t.closes_at > ?) ORDER BY s.position",
+    ),
+    ("link", "SELECT subject, parent FROM access_links WHERE known_until IS NULL"),
+    (
+        "properties",
+        "SELECT subject, properties FROM access_subjects "
+        "WHERE properties IS NOT NULL AND properties <> '{}'",
+    ),
+    ("resource", "SELECT resource, properties FROM access_resources"),
+    ("group", "SELECT name, resources FROM access_groups"),
+)
+KNOWN_SUBJECTS: Final = ("known", "SELECT subject FROM access_subjects")
+
+
+def snapshot(
+    cursor: Cursor, *, position: int, recorded_at: str, known: bool
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what an index is filled from: records of a kind and its columns, the last ``ledger``.
+
+    ``position`` and ``recorded_at`` are those of the newest event in the cursor's snapshot. With
+    ``known`` every subject is named that the ledger holds a fact about.
+    """
+    for kind, query in (*SNAPSHOT, *((KNOWN_SUBJECTS,) if known else ())):
+        cursor.execute(query, (recorded_at,) if "?" in query else ())
+        while row := cursor.fetchone():
+            yield (kind, *row)
+    yield ("ledger", position, recorded_at)
 
 
 def _state_condition(state: SuspensionState, now: str) -> tuple[str, Sequence[str]]:

@@ -118,7 +118,7 @@ UNREADABLE: Final = {
 @pytest.mark.parametrize("path", ["/v1/suspensions", "/v1/violations", "/v1/warnings"])
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_a_body_that_is_not_strict_json_is_refused(shared: Running, name: str, path: str) -> None:
-    """400, before anything is made of it: what two readers would read differently is no JSON here."""
+    """400, before anything is made of it: what two readers could read differently is no JSON."""
     headers = {"Content-Type": "application/json"}
 
     problem = refused(shared, "POST", path, "officer", content=UNREADABLE[name], headers=headers)
@@ -343,7 +343,7 @@ def send_changed(
     return refused(run, method, path, role, content=json.dumps(body), headers=headers)
 
 
-NOT_A_TEXT: Final = (None, 1, True, [], {})
+NOT_A_TEXT: Final[tuple[object, ...]] = (None, 1, True, [], {})
 NOT_AN_ID: Final = (
     *NOT_A_TEXT,
     "",
@@ -403,7 +403,7 @@ NOT_AN_INSTANT: Final = (
     "0001-01-01T00:00:00+23:59",
     "\uff12\uff10\uff12\uff17-01-01T00:00:00Z",
 )
-NOT_A_PROPERTY: Final = (
+NOT_A_PROPERTY: Final[tuple[object, ...]] = (
     None,
     {},
     {"a": 1},
@@ -468,20 +468,20 @@ def test_a_member_of_another_form_is_refused_where_it_stands(
         assert (422, "invalid_request") == (problem["status"], problem["code"]), value
         pointers = [error["pointer"] for error in problem["errors"]]
         assert any(found.startswith(f"#{pointer}") for found in pointers) or (
-            # An operator that is no condition's, and the absence of all, are faults of the condition.
+            # What a condition lacks, or has too much of, is a fault of the condition as a whole.
             pointer.startswith("/scope/conditions/0") and "#/scope/conditions/0" in pointers
         ), (value, pointers)
 
 
 def test_a_member_with_a_strange_name_is_pointed_at(shared: Running, given: dict[str, str]) -> None:
-    """A name with slashes, tildes, or what is no UTF-8 is written as a pointer can carry it."""
+    """Slashes and tildes are escaped as in any pointer; a name that is no text points above."""
     for name, pointer in (
         ("a/b", "#/a~1b"),
         ("a~b", "#/a~0b"),
         ("", "#/"),
         ("\u0000", "#/\u0000"),
         ("\u6f22", "#/\u6f22"),
-        ("\ud800", "#/\\ud800"),
+        ("\ud800", "#"),
     ):
         problem = send_changed(shared, "/v1/suspensions", "officer", {**suspension(given), name: 1})
 
@@ -554,7 +554,7 @@ VALUES: Final[list[tuple[str, str, str, dict[str, Iterable[object]]]]] = [
         "admin",
         {
             "/title": (GONE, *NOT_A_LINE, "a" * 201),
-            "/clauses": (GONE, None, {}, [], POLICY["clauses"] * 51),
+            "/clauses": (GONE, None, {}, [], [*POLICY["clauses"]] * 51),
             "/clauses/0/severity": (GONE, *NOT_A_TEXT, "fatal"),
             "/clauses/0/text": (GONE, *NOT_A_LINE, "a" * 8001),
             "/clauses/0/category": (*NOT_A_TEXT, "a b"),
@@ -727,15 +727,6 @@ def named(given: dict[str, str], value: object) -> object:
             "POST",
             "/v1/violations",
             "reporter",
-            violation(policy="\ud7ff"),
-            422,
-            "invalid_value",
-            "/policy",
-        ),
-        (
-            "POST",
-            "/v1/violations",
-            "reporter",
             violation(clause="nope"),
             422,
             "unknown_clause",
@@ -862,7 +853,7 @@ def test_a_command_that_the_rules_refuse_says_why(
     code: str,
     field: str | None,
 ) -> None:
-    """What does not exist, what would close a cycle, what lies in the past: each by its own code."""
+    """What does not exist, would close a cycle, or lies in the past: each by its own code."""
     if isinstance(body, tuple):
         body = {"subject": subject(body[0]), "parent": subject(body[1])}
     more = {} if body is None else {"json": body}
@@ -1130,7 +1121,7 @@ def test_a_request_that_is_no_http_is_closed_without_a_word_of_the_inside(shared
 
 
 def test_answers_to_bad_requests_are_answers_to_one_request_each(shared: Running) -> None:
-    """After a refusal, a connection goes on with the next request, unless it says that it closes."""
+    """After a refusal, a connection goes on with the next request."""
     with httpx.Client(base_url=shared.url) as client:
         headers = {
             "Authorization": f"Bearer {shared.keys['officer']}",

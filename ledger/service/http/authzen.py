@@ -76,13 +76,11 @@ class DecisionPoint:
         self._feed = feed
         self._now = now
         self._types: set[str] = set()
+        # The position that the newest answer is a function of. It is read before the index is asked:
+        # an event that is applied meanwhile must not be claimed for an answer that missed it.
+        self.position = 0
         self._permit_position = -1
         self._permit = b""
-
-    @property
-    def position(self) -> int:
-        """The position that answers are a function of."""
-        return self._index.position
 
     def caller(self, authorization: bytes) -> Caller | None:
         """Return whom the value of an Authorization header belongs to; ``None``: nobody usable.
@@ -100,6 +98,7 @@ class DecisionPoint:
 
         Raises ``MalformedRequest``. Members that are not known are ignored, as the standard wants.
         """
+        self.position = self._index.position
         return self._decide(_json_object(raw))
 
     def evaluations(self, raw: bytes) -> bytes:
@@ -109,6 +108,7 @@ class DecisionPoint:
         from the top level. An item that is not a whole evaluation is denied by itself, with
         ``context.error``.
         """
+        self.position = self._index.position
         body = _json_object(raw)
         items, stop_at = _batch(body)
         if not items:
@@ -138,26 +138,24 @@ class DecisionPoint:
         action, action_properties = _action(item.get("action"))
         context = item.get("context")
         through = _NOBODY if context is None else self._through(context)
-        index = self._index
-        kind, _, id_ = resource.partition(":")
-        found = index.check(
+        at = self._now()
+        found = self._index.check(
             subject,
-            kind,
-            id_,
+            resource,
             action,
-            self._now(),
+            at,
             through=through,
             subject_properties=subject_properties,
             resource_properties=resource_properties,
             action_properties=action_properties,
         )
         if found.allowed:
-            if self._permit_position != index.position:
-                self._permit_position = index.position
-                self._permit = b'{"decision":true,"context":{"position":%d}}' % index.position
+            if self._permit_position != self.position:
+                self._permit_position = self.position
+                self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
             return self._permit
-        at = max(self._now(), index.recorded_at)
-        context = explain(found, subject, resource, at, index.position)
+        as_of = max(at, self._index.recorded_at)  # as the index takes it, if the clock went back
+        context = explain(found, subject, resource, as_of, self.position)
         return orjson.dumps({"decision": False, "context": context})
 
     def _entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:

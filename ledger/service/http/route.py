@@ -323,14 +323,14 @@ def _constant(text: str) -> object:
 def _check_depth(value: object) -> None:
     level: Sequence[object] = [value]
     for _ in range(JSON_DEPTH_MAX + 1):
+        nesting = [outer for outer in level if isinstance(outer, dict | list)]
+        if not nesting:
+            return
         level = [
             inner
-            for outer in level
-            if isinstance(outer, dict | list)
+            for outer in nesting
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
-        if not level:
-            return
     raise MalformedRequest(f"the body nests deeper than {JSON_DEPTH_MAX}")
 
 
