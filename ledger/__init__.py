@@ -2,12 +2,12 @@
 
 A map, from the facts up:
 
-- ``domain/``        what can happen and what may not: events, rules, the access rule. No I/O, no clock.
+- ``domain/``        what can happen and what may not: facts, rules, the access rule. No I/O.
 - ``store/``         where events are kept: recorders, canonical bytes, replay.
 - ``application.py`` ``Ledger``: one method per decision.
 - ``service/``       settings, wiring, HTTP, command line. Only this knows everything.
 
 The read side stands beside it in ``projections``. Read ``domain/events.py``, ``domain/record.py``,
-``domain/access.py``, ``application.py``, ``projections/access.py`` and ``service/http/access.py``,
-and you know the product.
+``domain/access.py``, ``application.py``, ``projections/access`` and
+``service/http/authzen.py``, and you know the product.
 """

@@ -33,14 +33,14 @@ from ledger.domain.events import (
 )
 from ledger.domain.values import (
     OneResource,
-    ResourcesOfGroup,
     ResourcesOfType,
     Scope,
     format_instant,
 )
 
-SEARCH_CHARS_MAX: Final = 1_000  # a long sentence; every word costs a look into the index
-TALLY_EVENTS: Final = 1_000  # counting reads at most this many events at either end of a span
+SEARCH_CHARS_MAX: Final = 1_000  # a long sentence, pasted as it is
+SEARCH_WORDS_MAX: Final = 50  # every word costs a walk through the index
+TALLY_EVENTS: Final = 1_000  # few enough to count them on every question
 _UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")  # would end a query, or is no UTF-8
 
 # What events are counted by: an expression, the table it is of, and how its rows count events.
@@ -147,8 +147,8 @@ class TrailRows:
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event is and what it concerns.
 
-        A statement here writes one row. For one that may write several SQLite sets a savepoint, and
-        at each of those FTS5 writes out the words it holds in memory: slower than all the rest.
+        All statements but those of the tally write one row. For one that may write several SQLite
+        sets a savepoint, at which FTS5 writes out what it holds: slower than all the rest.
         """
         event, position = recorded.event, recorded.position
         cursor.execute(
@@ -222,7 +222,7 @@ class TrailRows:
         """Return the positions of events as known at ``position``, the newest first.
 
         ``cursor_position`` is where the page before ended.
-        Raises ``InvalidValue`` for a ``q`` that is too long.
+        Raises ``InvalidValue`` for a ``q`` of too many words or characters.
         """
         asked, first, last = _understood(cursor, position, **filters)
         if cursor_position is not None and oldest_first:
@@ -247,6 +247,7 @@ class TrailRows:
         asked, first, last = _understood(cursor, position, **filters)
         counted = {facet: Counter[str]() for facet in _FACETS}
         spans = [(first, last)]
+        # Where nothing else is asked, only the ends of the span are read; between them are tallies.
         low = (first + TALLY_EVENTS - 2) // TALLY_EVENTS * TALLY_EVENTS
         high = last // TALLY_EVENTS * TALLY_EVENTS
         if not asked and low < high:
@@ -298,16 +299,13 @@ def _covered(cursor: Cursor, scope: Scope) -> list[str]:
     """Return what a scope selects, with the present members of its groups."""
     resources: list[str] = []
     for selector in scope.resources:
-        match selector:
-            case OneResource():
-                resources.append(selector.label)
-            case ResourcesOfType():
-                resources.append(selector.type)
-            case ResourcesOfGroup():
-                cursor.execute(
-                    "SELECT resources FROM trail_groups WHERE name = ?", (selector.group,)
-                )
-                resources += orjson.loads(cursor.fetchone()[0])
+        if isinstance(selector, OneResource):
+            resources.append(selector.label)
+        elif isinstance(selector, ResourcesOfType):
+            resources.append(selector.type)
+        else:
+            cursor.execute("SELECT resources FROM trail_groups WHERE name = ?", (selector.group,))
+            resources += orjson.loads(cursor.fetchone()[0])
     return resources
 
 
@@ -417,11 +415,11 @@ def _search(q: str | None) -> str | None:
     """Return words as a query of FTS5; what stands in quotes is never syntax. ``None`` for none."""
     if q is None:
         return None
-    if len(q) > SEARCH_CHARS_MAX:
+    words = dict.fromkeys(_UNSEARCHABLE.sub("?", q[: SEARCH_CHARS_MAX + 1]).split())
+    if len(q) > SEARCH_CHARS_MAX or len(words) > SEARCH_WORDS_MAX:
         raise InvalidValue(
-            f"q has {len(q)} characters, at most {SEARCH_CHARS_MAX} are allowed", field="q"
+            f"q may have {SEARCH_CHARS_MAX} characters and {SEARCH_WORDS_MAX} words", field="q"
         )
-    words = _UNSEARCHABLE.sub("?", q).split()
     quoted = (
         '"' + word.rstrip("*").replace('"', '""') + '"' + ("*" if word.endswith("*") else "")
         for word in words

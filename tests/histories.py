@@ -20,7 +20,8 @@ from ledger.domain.events import Author, Clause, Recorded, SubjectSuspended, Sus
 from ledger.domain.values import Basis, Cause, Ending, Resource, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
-from tests.service.conftest import SetClock, open_ledger
+from tests.conftest import SetClock
+from tests.service.conftest import open_ledger
 
 T = TypeVar("T")
 

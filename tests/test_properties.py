@@ -27,8 +27,8 @@ from ledger.service.wiring import Service, build
 from ledger.store.replay import rebuild
 from projections.access import AccessIndex, Answer, snapshot
 from tests.checks import check_ledger
+from tests.conftest import SetClock
 from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen
-from tests.service.conftest import SetClock
 
 COMMANDS_MAX = 60  # of one history; a failure shrinks to the shortest that still fails
 REQUESTS = 6  # asked at each position
@@ -65,7 +65,7 @@ histories = st.builds(
     length=st.integers(1, COMMANDS_MAX),
     unknown=st.sampled_from(["allow", "deny_unknown"]),
 )
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 many = settings(few, max_examples=1_000)
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ledger.domain.errors import InvalidValue, LedgerError
+from ledger.domain.errors import InvalidValue, LedgerError, NotFound
 from ledger.domain.values import Role, format_instant, parse_instant
 from ledger.service.settings import Settings
 
@@ -265,6 +265,49 @@ def rebuild(
         out.print(f"{found.events} events; every projection is what they say.")
     if differing:
         raise typer.Exit(1)
+
+
+# --- wrongful -------------------------------------------------------------------------------------
+
+
+@app.command()
+def wrongful(
+    violation: Annotated[str, typer.Option(help="The id of the violation, like vio_01…")],
+    log: Annotated[
+        Path | None, typer.Option(help="The decision log; LEDGER_DECISION_LOG when absent.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the requests that were refused by suspensions resting on a violation.
+
+    For the day a violation is overturned: whom did it keep out meanwhile?
+    """
+    from ledger.service.decision_log import refused_by
+
+    settings = _settings()
+    path = log or settings.decision_log
+    if path is None or not path.is_file():
+        raise InvalidValue(f"there is no decision log at {path}; name one with --log")
+    with _existing(settings) as service, service.reading() as (c, _):
+        if service.conduct.stream_of(c, violation) is None:
+            raise NotFound(f"no violation {violation!r} is recorded")
+        suspensions = frozenset(id_ for _, id_ in service.access.resting_on(c, violation))
+    found = refused_by(path, suspensions)
+    if as_json:
+        for decision in found:
+            _print_json(decision)
+        return
+    table = Table("at", "subject", "action", "resource", "suspensions", "decision")
+    for decision in found:
+        table.add_row(
+            decision["at"],
+            decision["subject"],
+            decision["action"],
+            decision["resource"],
+            ", ".join(decision["suspensions"]),
+            decision["decision_id"],
+        )
+    out.print(table)
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Keeps what is in memory at the newest position: this process's writes at once, others' within 50 ms.
+"""Keeps what is in memory at the newest position: own writes at once, others' within 50 ms.
 
 A follower sees every event once, in order. When one fails, the feed stops and says so: from then on
 nothing in memory may be trusted to be current, and checks must not be answered from it.
@@ -44,7 +44,7 @@ class Feed:
         self.failure: Exception | None = None
 
     def start(self, position: int) -> None:
-        """Begin at ``position``, which the followers have been loaded from, and watch for commits."""
+        """Begin at ``position``, from which the followers were loaded, and watch for commits."""
         self.position = position
         self._recorder.committed = self.committed
         self._thread = threading.Thread(target=self._watch, name="feed", daemon=True)
@@ -57,7 +57,7 @@ class Feed:
             self._thread.join()
 
     def committed(self, recorded: Sequence[Recorded]) -> None:
-        """Apply what this process has just committed, after anything that others committed before."""
+        """Apply what this process has just committed, after what others committed before."""
         with self._applying:
             if recorded[0].position == self.position + 1:
                 self._apply(recorded)
@@ -83,7 +83,7 @@ class Feed:
                     follower.apply(recorded)
                 self.position = recorded.position
         except Exception as error:
-            # The event is committed, so it cannot be refused any more; what is in memory is stale for good.
+            # The event is committed and cannot be refused any more; memory is stale for good.
             self.failure = error
             log.exception("following stopped after position %d", self.position)
 
@@ -111,8 +111,8 @@ class Feed:
                 f"{self.failure}. {hint}".rstrip()
             )
 
-    async def wait_for(self, position: int) -> None:
-        """Return when ``position`` is applied; raise ``Behind`` after ``MIN_POSITION_WAIT_S``."""
+    async def wait_for(self, position: int, *, timeout_s: float = MIN_POSITION_WAIT_S) -> None:
+        """Return when ``position`` is applied; raise ``Behind`` after ``timeout_s``."""
         if self.position >= position:
             return
         loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class Feed:
         self._waiting.append((position, loop, future))
         self._wake()  # it may have been applied between the two lines above
         try:
-            await asyncio.wait_for(future, MIN_POSITION_WAIT_S)
+            await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             raise Behind(f"position {position} is asked for, {self.position} is applied") from None
 

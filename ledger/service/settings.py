@@ -44,6 +44,25 @@ class Settings(BaseSettings):
         description="What a check answers for a subject that the ledger holds no fact about.",
     )
 
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https://[^/?#\s]+(/[^?#\s]*[^/?#\s])?$",
+        description="The https URL under which clients reach the ledger, as AuthZEN metadata says.",
+    )
+    rate_limit: str | None = Field(
+        default=None,
+        description="How often one key may ask one process, like 1000/second; no limit when unset.",
+    )
+    decision_log: Path | None = Field(
+        default=None,
+        description="A file to which decisions are written as lines of JSON; none when unset.",
+    )
+    decision_log_sample: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1.0,
+        description="The share of permits that the decision log takes; denials are always taken.",
+    )
     check_protocol: bool = Field(
         default=True,
         description="Answer ordinary checks inside the HTTP parser; false leaves all to uvicorn.",

@@ -1,7 +1,7 @@
 """Records that terms ended by themselves.
 
-Access is back at the instant ``ends_at`` by computation; this only writes down that it was. Every process
-may run one: the decision is taken under the write lock, so each term is recorded once.
+Access is back at the instant ``ends_at`` by computation; this only writes down that it was. Every
+process may run one: the decision is taken under the write lock, so each term is recorded once.
 """
 
 from __future__ import annotations

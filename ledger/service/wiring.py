@@ -16,7 +16,9 @@ from eventsourcing.persistence import Cursor
 from ledger.application import Ledger
 from ledger.domain.errors import NotFound
 from ledger.domain.values import Subject, from_microseconds, microseconds
+from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import Feed
+from ledger.service.limiter import Limiter
 from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
@@ -92,6 +94,8 @@ class Service:
     feed: Feed
     writer: Writer
     ticker: Ticker
+    limiter: Limiter | None
+    decision_log: DecisionLog | None
 
     def now(self) -> datetime:
         """Say what time it is for reading: never before the newest event that is in memory."""
@@ -130,12 +134,16 @@ class Service:
         self.feed.start(self.load())
         self.writer.start()
         self.ticker.start()
+        if self.decision_log is not None:
+            self.decision_log.start()
 
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""
         self.ticker.stop()
         self.writer.stop()
         self.feed.stop()
+        if self.decision_log is not None:
+            self.decision_log.stop()
         self.recorder.store.close()
 
 
@@ -164,4 +172,10 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         feed=Feed(recorder, (index, keyring)),
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
+        limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
+        decision_log=(
+            DecisionLog(settings.decision_log, sample=settings.decision_log_sample)
+            if settings.decision_log
+            else None
+        ),
     )

@@ -1,11 +1,31 @@
 """Who may use what now, and why not?
 
-Two forms of one answer. ``rows`` is for lists, for the past as it was known, and for a restart; it
-is written in the append transaction. ``index`` is in memory and answers checks; it applies an event
-once its append is committed. Both answer as ``ledger/domain/access.py`` rules.
+Three forms of one answer. ``rows`` is for lists, for the past as it was known, and for a restart;
+it is written in the append transaction. ``index`` is in memory and answers checks; it applies an
+event once its append is committed. ``follower`` keeps an index in a gateway's own process. All
+answer as ``ledger/domain/access.py`` rules.
 """
 
-from projections.access.index import NEVER, AccessIndex, Answer, Restriction
+from projections.access.follower import AccessFollower, CutOff, RequireAccess, Verdict
+from projections.access.index import (
+    CHANGES_ANSWERS,
+    NEVER,
+    AccessIndex,
+    Answer,
+    Restriction,
+)
 from projections.access.rows import AccessRows, snapshot
 
-__all__ = ["NEVER", "AccessIndex", "AccessRows", "Answer", "Restriction", "snapshot"]
+__all__ = [
+    "CHANGES_ANSWERS",
+    "NEVER",
+    "AccessFollower",
+    "AccessIndex",
+    "AccessRows",
+    "Answer",
+    "CutOff",
+    "RequireAccess",
+    "Restriction",
+    "Verdict",
+    "snapshot",
+]

@@ -43,6 +43,22 @@ from ledger.domain.values import (
     microseconds,
 )
 
+CHANGES_ANSWERS: Final = frozenset(
+    event.TYPE
+    for event in (
+        SubjectSuspended,
+        SuspensionRevised,
+        SuspensionCancelled,
+        SubjectReinstated,
+        SubjectLinked,
+        SubjectUnlinked,
+        SubjectRegistered,
+        ResourceListed,
+        GroupDefined,
+    )
+)
+"""The types of events that can change what the index answers, unknown subjects aside."""
+
 NEVER: Final = 2**62  # microseconds; an end that does not come
 INSTANTS_KEPT_MAX: Final = 10_000  # while loading: many suspensions share their instants
 COMPACT_ABOVE: Final = 10_000  # dead rows below which compacting saves nothing worth the pause
@@ -272,7 +288,7 @@ class AccessIndex:
     # --- loading and following --------------------------------------------------------------------
 
     def load(self, records: Iterable[Sequence[Any]]) -> None:
-        """Fill an empty index from the records of ``rows.snapshot``, here or from another process."""
+        """Fill an empty index from the records of ``rows.snapshot``, of this process or another."""
         parsed: dict[str | None, int] = {None: NEVER}
         for kind, *record in records:
             match kind:
@@ -312,8 +328,9 @@ class AccessIndex:
                 case _:
                     raise AssertionError(f"{kind!r} is no kind of record")
 
-    def skip(self, position: int, recorded_at: datetime) -> None:
-        """Pass over events that change no answer, up to ``position``."""
+    def skip(self, position: int, recorded_at: datetime, known: Iterable[str] = ()) -> None:
+        """Pass over events that change no answer, up to ``position``, but make subjects known."""
+        self._known.update(known)
         self.recorded_at = microseconds(recorded_at)
         self.position = position
 

@@ -362,6 +362,26 @@ class AccessRows:
         )
         return [row[0] for row in cursor.fetchall()]
 
+    def is_known(self, cursor: Cursor, subject: str) -> bool:
+        """Tell whether the ledger holds any fact about a subject."""
+        cursor.execute("SELECT 1 FROM access_subjects WHERE subject = ?", (subject,))
+        return cursor.fetchone() is not None
+
+    def subjects_of_type(self, cursor: Cursor, kind: str, after: str) -> Iterator[str]:
+        """Yield the keys of known subjects of a type that sort after ``after``."""
+        return _keys_of_type(cursor, "subject", "access_subjects", kind, after)
+
+    def resources_of_type(self, cursor: Cursor, kind: str, after: str) -> Iterator[str]:
+        """Yield the keys of catalogued resources of a type that sort after ``after``."""
+        return _keys_of_type(cursor, "resource", "access_resources", kind, after)
+
+    def actions_of(self, cursor: Cursor, resource: str) -> list[str]:
+        """Return the catalogued actions of a resource; none when it is not listed."""
+        cursor.execute("SELECT actions FROM access_resources WHERE resource = ?", (resource,))
+        row = cursor.fetchone()
+        actions: list[str] = orjson.loads(row[0]) if row else []
+        return actions
+
     def suspensions(
         self,
         cursor: Cursor,
@@ -503,20 +523,39 @@ class AccessRows:
         ]
 
 
+KEYS_TOGETHER: Final = 500  # read at a time, so that a page needs no more than it shows
+
+
+def _keys_of_type(cursor: Cursor, column: str, table: str, kind: str, after: str) -> Iterator[str]:
+    # "user:" to "user;" is every key of the type, because ; is the character after the colon.
+    after = max(after, f"{kind}:")
+    while True:
+        cursor.execute(
+            f"SELECT {column} FROM {table} WHERE {column} > ? AND {column} < ? "
+            f"ORDER BY {column} LIMIT ?",
+            (after, f"{kind};", KEYS_TOGETHER),
+        )
+        keys = [row[0] for row in cursor.fetchall()]
+        yield from keys
+        if len(keys) < KEYS_TOGETHER:
+            return
+        after = keys[-1]
+
+
+_OPEN_SUSPENSIONS: Final = (
+    "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, t.closes_at, "
+    "s.scope, s.reason, s.clauses FROM access_suspensions s "
+    "JOIN access_terms t ON t.suspension = s.id WHERE t.known_until IS NULL "
+    "AND (t.closes_at IS NULL OR t.closes_at > ?) ORDER BY s.position"
+)
+_SUBJECT_PROPERTIES: Final = (
+    "SELECT subject, properties FROM access_subjects "
+    "WHERE properties IS NOT NULL AND properties <> '{}'"
+)
 SNAPSHOT: Final = (
-    (
-        "suspension",
-        "SELECT s.subject, s.id, s.position, s.effective_at, s.automatic, t.ends_at, t.closes_at, "
-        "s.scope, s.reason, s.clauses FROM access_suspensions s "
-        "JOIN access_terms t ON t.suspension = s.id WHERE t.known_until IS NULL "
-        "AND (t.closes_at IS NULL OR t.closes_at > ?) ORDER BY s.position",
-    ),
+    ("suspension", _OPEN_SUSPENSIONS),
     ("link", "SELECT subject, parent FROM access_links WHERE known_until IS NULL"),
-    (
-        "properties",
-        "SELECT subject, properties FROM access_subjects "
-        "WHERE properties IS NOT NULL AND properties <> '{}'",
-    ),
+    ("properties", _SUBJECT_PROPERTIES),
     ("resource", "SELECT resource, properties FROM access_resources"),
     ("group", "SELECT name, resources FROM access_groups"),
 )

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,11 @@ from ledger.service.http.app import create_app
 from ledger.service.http.protocol import CheckProtocol
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
+from tests import conftest
 from tests.checks import check_ledger
 
-T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
-
-
-@dataclass
-class SetClock:
-    """A clock that stands still until it is set or moved."""
-
-    now: datetime = T0
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def move(self, **delta: float) -> datetime:
-        """Move the clock; returns the new instant."""
-        self.now += timedelta(**delta)
-        return self.now
+T0 = conftest.T0
+SetClock = conftest.SetClock
 
 
 @dataclass
@@ -116,11 +102,6 @@ def serve(service: Service) -> tuple[uvicorn.Server, threading.Thread, str]:
     # The socket listens already, so the first request waits in its queue until the service starts.
     assert httpx.get(f"{url}/livez", timeout=10).status_code == 200
     return server, thread, url
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ READERS: Final = {"auditor", "officer", "approver"}
 ROLES: Final = {
     ("POST", "/access/v1/evaluation"): {"service"},
     ("POST", "/access/v1/evaluations"): {"service"},
+    ("POST", "/access/v1/search/subject"): {"service"},
+    ("POST", "/access/v1/search/resource"): {"service"},
+    ("POST", "/access/v1/search/action"): {"service"},
     ("PUT", "/v1/subjects"): {"officer"},
     ("POST", "/v1/links"): {"officer"},
     ("DELETE", "/v1/links"): {"officer"},
@@ -37,6 +40,8 @@ ROLES: Final = {
     ("GET", "/v1/reinstatements"): READERS,
     ("GET", "/v1/reinstatements/{id}"): READERS,
     ("GET", "/v1/access"): {*READERS, "service"},
+    ("GET", "/v1/access/snapshot"): {"service"},
+    ("GET", "/v1/access/changes"): {"service"},
     ("GET", "/v1/subjects/record"): {*READERS, "service"},
     ("GET", "/v1/events"): {"auditor"},
     ("GET", "/v1/events/counts"): {"auditor"},
@@ -54,7 +59,11 @@ ROLES: Final = {
     ("POST", "/v1/operators/{id}/keys"): {"admin"},
     ("DELETE", "/v1/keys/{id}"): {"admin"},
 }
-OPEN: Final = {("GET", "/livez"), ("GET", "/readyz")}
+OPEN: Final = {
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/.well-known/authzen-configuration"),
+}
 WITHOUT_BODY: Final = ("DELETE", "/v1/keys/{id}")
 
 USELESS_KEYS: Final = (
@@ -145,7 +154,8 @@ def test_a_route_refuses_every_key_that_is_not_usable(
     for key in given:
         headers = [] if key is None else [("Authorization", key.encode("latin-1"))]
         response = knock(gate, method, path, headers=dict(headers))
-        del response.headers["x-request-id"], response.headers["date"]
+        for varying in ("x-request-id", "date"):
+            response.headers.pop(varying, None)
         answers.add((response.status_code, response.content, str(sorted(response.headers.items()))))
         assert response.headers["www-authenticate"].startswith("Bearer")
 
@@ -174,8 +184,23 @@ def test_who_asks_is_judged_before_what_is_asked(
     assert 403 == gate("GET", path, headers=headers, role="reporter").status_code
 
 
+@pytest.mark.parametrize("path", ["/access/v1/evaluation", "/access/v1/evaluations"])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Ledger-Min-Position": "soon"}, {"X-Request-ID": "i" * 257}, {"Content-Type": "text/plain"}],
+)
+def test_who_asks_for_a_check_is_judged_before_the_check(
+    gate: Running, path: str, headers: dict[str, str]
+) -> None:
+    """The decision point keeps the same order as every other route."""
+    assert 401 == gate("POST", path, headers=headers, content=b"a").status_code
+    assert 403 == gate("POST", path, headers=headers, content=b"a", role="auditor").status_code
+
+
 @pytest.mark.parametrize(("method", "path"), [*OPEN, ("GET", "/openapi.json")])
-def test_health_and_the_document_are_open_to_anyone(gate: Running, method: str, path: str) -> None:
+def test_health_and_what_is_offered_are_open_to_anyone(
+    gate: Running, method: str, path: str
+) -> None:
     """Whether it lives, whether it is ready and what it offers needs no key."""
     assert 200 == gate(method, path).status_code
 

@@ -21,8 +21,10 @@ from ledger.service.http import (
     catalogue,
     conduct,
     events,
+    following,
     health,
     operators,
+    search,
     subjects,
     suspensions,
 )
@@ -44,7 +46,14 @@ log = logging.getLogger(__name__)
 
 def create_app(service: Service) -> Front:
     """Return the ASGI application of a built service; its lifespan starts and stops the service."""
-    point = DecisionPoint(service.index, service.keyring, service.feed, service.now_us)
+    point = DecisionPoint(
+        service.index,
+        service.keyring,
+        service.feed,
+        service.now_us,
+        limiter=service.limiter,
+        log=service.decision_log,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -64,8 +73,11 @@ def create_app(service: Service) -> Front:
         redirect_slashes=False,
     )
     app.state.service = service
-    for area in (
+    app.state.point = point
+    areas = (
+        search,
         access,
+        following,
         subjects,
         conduct,
         suspensions,
@@ -73,8 +85,10 @@ def create_app(service: Service) -> Front:
         catalogue,
         operators,
         health,
-    ):
+    )
+    for area in areas:
         app.include_router(area.routes)
+    app.state.routes = [route for area in areas for route in area.routes.routes]
     app.add_exception_handler(LedgerError, on_ledger_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)

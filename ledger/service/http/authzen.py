@@ -4,17 +4,21 @@
 ASGI application that answers every such request, and ``protocol.CheckProtocol``, which answers the
 ordinary ones inside the HTTP parser. So the two cannot differ in what they decide.
 
-A denial is an answer with status 200, never an error: a caller that took it for one might fail open.
+A denial is an answer with status 200, never an error: a caller that took it for one might fail
+open.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
@@ -25,17 +29,20 @@ from ledger.domain.values import (
     identifier,
     type_name,
 )
+from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import Feed
 from ledger.service.http.problems import (
-    InvalidRequest,
     MalformedRequest,
     MethodNotAllowed,
     NotAllowed,
     NotAuthenticated,
     UnsupportedMediaType,
+    internal_error,
+    invalid_header,
     problem_of,
 )
 from ledger.service.http.route import KEY_BYTES_MAX, POSITION, read_body
+from ledger.service.limiter import Limiter
 from projections.access import NEVER, AccessIndex, Answer, Restriction
 from projections.operators import Caller, Keyring
 
@@ -57,6 +64,13 @@ SEMANTICS: Final = {
     "permit_on_first_permit": True,
 }
 REQUEST_ID: Final = re.compile(rb"[\x20-\x7e]{1,256}\Z")
+log = logging.getLogger(__name__)
+
+_ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"]*"')
+_NO_BRACKET: Final = re.compile(rb"[^][{}]+")
+_PAIR: Final = re.compile(rb"\{\}|\[\]")
+_PERMIT: Final = b'{"decision":true'
 _DEFAULTED: Final = ("subject", "action", "resource", "context")
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
@@ -69,15 +83,24 @@ class DecisionPoint:
     """
 
     def __init__(
-        self, index: AccessIndex, keyring: Keyring, feed: Feed, now: Callable[[], int]
+        self,
+        index: AccessIndex,
+        keyring: Keyring,
+        feed: Feed,
+        now: Callable[[], int],
+        *,
+        limiter: Limiter | None = None,
+        log: DecisionLog | None = None,
     ) -> None:
         self._index = index
         self._keyring = keyring
         self._feed = feed
         self._now = now
+        self._limiter = limiter
+        self._log = log
         self._types: set[str] = set()
-        # The position that the newest answer is a function of. It is read before the index is asked:
-        # an event that is applied meanwhile must not be claimed for an answer that missed it.
+        # What the newest answer is a function of. It is read before the index is asked: an event
+        # that is applied meanwhile must not be claimed for an answer that missed it.
         self.position = 0
         self._permit_position = -1
         self._permit = b""
@@ -93,13 +116,18 @@ class DecisionPoint:
             return None
         return self._keyring.find(authorization[7:].strip(), self._now())
 
+    def count(self, caller: Caller) -> None:
+        """Count a request against the limit of its key; raises ``TooManyRequests``."""
+        if self._limiter is not None:
+            self._limiter.count(caller.key)
+
     def evaluation(self, raw: bytes) -> bytes:
         """Answer the body of an evaluation request (AuthZEN 1.0, section 6).
 
         Raises ``MalformedRequest``. Members that are not known are ignored, as the standard wants.
         """
         self.position = self._index.position
-        return self._decide(_json_object(raw))
+        return self._decide(json_object(raw))
 
     def evaluations(self, raw: bytes) -> bytes:
         """Answer the body of an evaluations request (AuthZEN 1.0, section 7).
@@ -109,7 +137,7 @@ class DecisionPoint:
         ``context.error``.
         """
         self.position = self._index.position
-        body = _json_object(raw)
+        body = json_object(raw)
         items, stop_at = _batch(body)
         if not items:
             return self._decide(body)
@@ -118,7 +146,7 @@ class DecisionPoint:
         for item in items:
             try:
                 answer = self._decide({**defaults, **item})
-                permitted = answer is self._permit
+                permitted = answer.startswith(_PERMIT)
             except MalformedRequest as error:
                 answer = orjson.dumps(
                     {
@@ -133,11 +161,11 @@ class DecisionPoint:
         return b'{"evaluations":[' + b",".join(answers) + b"]}"
 
     def _decide(self, item: Mapping[str, Any]) -> bytes:
-        subject, subject_properties = self._entity(item.get("subject"), "subject")
-        resource, resource_properties = self._entity(item.get("resource"), "resource")
-        action, action_properties = _action(item.get("action"))
+        subject, subject_properties = self.entity(item.get("subject"), "subject")
+        resource, resource_properties = self.entity(item.get("resource"), "resource")
+        action, action_properties = action_of(item.get("action"))
         context = item.get("context")
-        through = _NOBODY if context is None else self._through(context)
+        through = _NOBODY if context is None else self.through(context)
         at = self._now()
         found = self._index.check(
             subject,
@@ -149,6 +177,8 @@ class DecisionPoint:
             resource_properties=resource_properties,
             action_properties=action_properties,
         )
+        if self._log is not None and self._log.takes(allowed=found.allowed):
+            return self._logged(self._log, found, subject, action, resource)
         if found.allowed:
             if self._permit_position != self.position:
                 self._permit_position = self.position
@@ -158,7 +188,28 @@ class DecisionPoint:
         context = explain(found, subject, resource, as_of, self.position)
         return orjson.dumps({"decision": False, "context": context})
 
-    def _entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:
+    def _logged(
+        self, log: DecisionLog, found: Answer, subject: str, action: str, resource: str
+    ) -> bytes:
+        """Answer with the id under which the decision is in the log."""
+        index = self._index
+        at = max(self._now(), index.recorded_at)
+        context: dict[str, object] = {"position": index.position}
+        if not found.allowed:
+            context = explain(found, subject, resource, at, index.position)
+        context["decision_id"] = log.record(
+            at=at,
+            subject=subject,
+            action=action,
+            resource=resource,
+            allowed=found.allowed,
+            reasons=context.get("reasons", ()),  # type: ignore[arg-type]
+            suspensions=[restriction.id for restriction in found.restrictions],
+            position=index.position,
+        )
+        return orjson.dumps({"decision": found.allowed, "context": context})
+
+    def entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:
         """Return the key and the properties of a subject or resource."""
         if type(raw) is not dict:
             raise MalformedRequest(f"{name} must be an object with type and id", field=f"/{name}")
@@ -178,8 +229,8 @@ class DecisionPoint:
             return f"{kind}:{id_}", _NO_PROPERTIES
         return f"{kind}:{id_}", _properties(properties, name)
 
-    def _through(self, context: object) -> Sequence[str]:
-        """Return the keys of ``context.subjects``: the application, organization … acted through."""
+    def through(self, context: object) -> Sequence[str]:
+        """Return the keys of ``context.subjects``: the application … that is acted through."""
         if not isinstance(context, dict):
             raise MalformedRequest("context must be an object", field="/context")
         subjects = context.get("subjects")
@@ -190,48 +241,37 @@ class DecisionPoint:
                 f"context.subjects must be an array of at most {THROUGH_MAX} subjects",
                 field="/context/subjects",
             )
-        return [self._entity(subject, "context.subjects")[0] for subject in subjects]
+        return [self.entity(subject, "context.subjects")[0] for subject in subjects]
 
 
 # --- the form of a request ------------------------------------------------------------------------
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
-    # Only a body with that many brackets can nest too deeply; counting them is quick.
-    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth_of(raw) > DEPTH_MAX:
-        raise MalformedRequest(f"the body nests deeper than {DEPTH_MAX}")
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds; raises ``MalformedRequest``."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     if type(body) is not dict:
         raise MalformedRequest("the body must be a JSON object")
+    # Only a body with that many brackets can nest too deeply; counting them is quick.
+    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and nests_deeper(raw, DEPTH_MAX):
+        raise MalformedRequest(f"the body nests deeper than {DEPTH_MAX}")
     return body
 
 
-def depth_of(raw: bytes) -> int:
-    """Return how deeply the brackets of a JSON text nest, at least; strings are passed over."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:  # backslash
-                escaped = True
-            elif byte == 0x22:  # quote
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"{[":
-            depth += 1
-            if depth > deepest:
-                deepest = depth
-                if deepest > DEPTH_MAX:
-                    break
-        elif byte in b"}]":
-            depth -= 1
-    return deepest
+def nests_deeper(raw: bytes, depth: int) -> bool:
+    """Tell whether a JSON text nests deeper than ``depth``, without walking what it holds.
+
+    Strings and everything but brackets are taken out; then each round takes the innermost pairs.
+    """
+    brackets = _NO_BRACKET.sub(b"", _STRING.sub(b"", _ESCAPE.sub(b"", raw)))
+    for _ in range(depth):
+        if not brackets:
+            return False
+        brackets = _PAIR.sub(b"", brackets)
+    return bool(brackets)
 
 
 def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool | None]:
@@ -257,7 +297,8 @@ def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool |
     return items, SEMANTICS[semantic]
 
 
-def _action(raw: object) -> tuple[str, Mapping[str, object]]:
+def action_of(raw: object) -> tuple[str, Mapping[str, object]]:
+    """Return the name and the properties of an action; raises ``MalformedRequest``."""
     if type(raw) is not dict or type(raw.get("name")) is not str:
         raise MalformedRequest("action must be an object with a name", field="/action")
     name: str = raw["name"]
@@ -356,15 +397,13 @@ class AccessApp:
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id")
         try:
-            if request_id is not None and not REQUEST_ID.match(request_id):
-                request_id = None
-                raise InvalidRequest("X-Request-ID must have 1 to 256 printable ASCII characters")
             body = await self._answer(scope, receive, headers)
         except LedgerError as error:
-            refusal = problem_of(error)
-            if request_id is not None:
-                refusal.raw_headers.append((b"x-request-id", request_id))
-            await refusal(scope, receive, send)
+            await self._refuse(problem_of(error), request_id, scope, receive, send)
+            return
+        except Exception:
+            log.exception("a check failed")
+            await self._refuse(internal_error(), request_id, scope, receive, send)
             return
         answered = [
             (b"content-type", b"application/json"),
@@ -375,6 +414,18 @@ class AccessApp:
             answered.append((b"x-request-id", request_id))
         await send({"type": "http.response.start", "status": 200, "headers": answered})
         await send({"type": "http.response.body", "body": body})
+
+    async def _refuse(
+        self,
+        refusal: Response,
+        request_id: bytes | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        echoed = uuid.uuid4().hex.encode() if request_id is None else request_id
+        refusal.raw_headers.append((b"x-request-id", echoed))
+        await refusal(scope, receive, send)
 
     async def _answer(
         self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]
@@ -388,16 +439,19 @@ class AccessApp:
             raise NotAllowed(
                 f"{caller.operator} has the role {caller.role}; this needs {Role.SERVICE}"
             )
+        request_id = headers.get(b"x-request-id")
+        if request_id is not None and not REQUEST_ID.match(request_id):
+            raise invalid_header("X-Request-ID", "must have 1 to 256 printable ASCII characters")
+        self._point.count(caller)
         decide, limit = self._limits[scope["path"]]
         try:
             raw = await read_body(Request(scope, receive), limit)
         except UnsupportedMediaType as error:
-            raise MalformedRequest(
-                str(error)
-            ) from None  # AuthZEN 1.0: every fault of form is a 400
+            # AuthZEN 1.0: every fault of form is a 400.
+            raise MalformedRequest(str(error)) from None
         minimum = headers.get(b"ledger-min-position")
         if minimum is not None:
             if not POSITION.match(minimum.decode("latin-1")):
-                raise InvalidRequest("Ledger-Min-Position must be a position, like 41")
+                raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
             await self._feed.wait_for(int(minimum))
         return decide(raw)

@@ -25,7 +25,7 @@ from ledger.service.http.problems import (
 )
 from ledger.service.http.route import allow
 
-_ENTITY: Final = {
+ENTITY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["type", "id"],
     "properties": {
@@ -34,21 +34,22 @@ _ENTITY: Final = {
         "properties": {"type": "object"},
     },
 }
-_EVALUATION_MEMBERS: Final = {
-    "subject": _ENTITY,
-    "action": {
-        "type": "object",
-        "required": ["name"],
-        "properties": {
-            "name": {"type": "string", "minLength": 1, "maxLength": ACTION_NAME_MAX},
-            "properties": {"type": "object"},
-        },
+ACTION: Final = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": ACTION_NAME_MAX},
+        "properties": {"type": "object"},
     },
-    "resource": _ENTITY,
+}
+EVALUATION_MEMBERS: Final[dict[str, Any]] = {
+    "subject": ENTITY,
+    "action": ACTION,
+    "resource": ENTITY,
     "context": {
         "type": "object",
         "properties": {
-            "subjects": {"type": "array", "maxItems": THROUGH_MAX, "items": _ENTITY},
+            "subjects": {"type": "array", "maxItems": THROUGH_MAX, "items": ENTITY},
         },
     },
 }
@@ -71,11 +72,11 @@ def paths() -> dict[str, Any]:
         EVALUATION_PATH: {
             "post": _operation(
                 "May this subject do this with this resource now?",
-                "Answer an AuthZEN access evaluation. A denial says why and until when in `context`.",
+                "Answer an AuthZEN access evaluation. A denial says why in `context`.",
                 {
                     "type": "object",
                     "required": ["subject", "action", "resource"],
-                    "properties": _EVALUATION_MEMBERS,
+                    "properties": EVALUATION_MEMBERS,
                 },
                 _EXAMPLE,
                 _DECISION,
@@ -105,11 +106,11 @@ def paths() -> dict[str, Any]:
 _BATCH: Final = {
     "type": "object",
     "properties": {
-        **_EVALUATION_MEMBERS,
+        **EVALUATION_MEMBERS,
         "evaluations": {
             "type": "array",
             "maxItems": BATCH_ITEMS_MAX,
-            "items": {"type": "object", "properties": _EVALUATION_MEMBERS},
+            "items": {"type": "object", "properties": EVALUATION_MEMBERS},
         },
         "options": {
             "type": "object",

@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from ledger.domain.errors import (
     Conflict,
@@ -110,6 +109,19 @@ class UnsupportedMediaType(RequestRefused):
     code = "unsupported_media_type"
     title = "The body must be JSON"
     hint = "Send Content-Type: application/json, without Content-Encoding."
+
+
+class TooManyRequests(RequestRefused):
+    """The key asks more often than the limit allows."""
+
+    status = 429
+    code = "too_many_requests"
+    title = "Too many requests"
+    hint = "Ask again after the time in Retry-After, or ask several things in one request."
+
+    def headers(self) -> dict[str, str]:
+        """Say when to try again (RFC 6585, section 4)."""
+        return {"Retry-After": str(self.more.get("retry_after_s", 1))}
 
 
 class InvalidRequest(RequestRefused):
@@ -254,8 +266,8 @@ def _methods_of_path(request: Request) -> str:
     """Return every method of a path: the framework names those of the first route that has it."""
     methods = {
         method
-        for route in request.app.routes
-        if route.matches(request.scope)[0] is not Match.NONE
+        for route in request.app.state.routes
+        if route.path_regex.match(request.scope["path"])
         for method in route.methods
     }
     return ", ".join(sorted(methods))

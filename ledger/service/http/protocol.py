@@ -1,16 +1,18 @@
 """Answers ordinary checks inside the HTTP parser, and gives every connection deadlines.
 
 uvicorn makes a scope, a task and an event for every request. A check needs none of them: its answer
-is known when its body is complete. ``CheckProtocol`` keeps what the parser reports about a request to
-``/access/v1/evaluation`` or ``…/evaluations`` and, when it is ordinary, writes the answer at once. Everything else it hands to uvicorn, by reporting the same things again, so every
-error and every other route is uvicorn's and the ASGI application's.
+is known when its body is complete. ``CheckProtocol`` keeps what the parser reports about a request
+to an evaluation path and, when it is ordinary, writes the answer at once. Everything else it hands
+to uvicorn, by reporting the same things again, so every error and every other route is uvicorn's
+and the ASGI application's.
 
-Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect,
-Upgrade or Content-Encoding, a valid key of a service, no position to wait for, no earlier request still
-being answered, and a body that ``DecisionPoint`` accepts.
+Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect, Upgrade or
+Content-Encoding, a valid key of a service, no position to wait for, no earlier request still being
+answered, and a body that ``DecisionPoint`` accepts.
 
-It relies on these names of ``HttpToolsProtocol`` (uvicorn 0.54), which a test holds it to: the parser's callbacks,
-``cycle``, ``headers``, ``url``, ``server_state.default_headers``, ``server_state.connections``, ``app_state``.
+It relies on these names of uvicorn's ``HttpToolsProtocol``, to which a test holds it: the parser's
+callbacks, ``cycle``, ``url``, ``parser``, ``app_state``, and the ``default_headers``,
+``connections`` and ``total_requests`` of ``server_state``.
 """
 
 from __future__ import annotations
@@ -199,6 +201,7 @@ class CheckProtocol(HttpToolsProtocol):
             caller = point.caller(authorization)
             if caller is None or caller.role is not Role.SERVICE:
                 return None
+            point.count(caller)
             decided = point.evaluations(body) if self.url == _BATCH else point.evaluation(body)
         except LedgerError:
             return None  # the application refuses it, in its own words

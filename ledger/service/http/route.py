@@ -158,6 +158,8 @@ def authenticate(request: Request) -> Caller:
         caller = service.keyring.find(secret.strip().encode("latin-1"), service.now_us())
     if caller is None:
         raise NotAuthenticated("the request carries no usable key")
+    if service.limiter is not None:
+        service.limiter.count(caller.key)
     return caller
 
 
@@ -364,8 +366,12 @@ async def command(request: Request, run: Callable[[Author, Once | None], Done]) 
     201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
     """
     by, once = author_of(request), once_of(request)
-    done = await service_of(request).writer.run(lambda: run(by, once))
+    service = service_of(request)
+    done = await service.writer.run(lambda: run(by, once))
     recorded = done.recorded
+    if done.outcome != "recorded":
+        # Another process may have recorded it: it binds here, too, before it is answered here.
+        await service.feed.wait_for(recorded.position)
     body: dict[str, object] = {
         "position": recorded.position,
         "id": recorded.event.about,

@@ -1,0 +1,34 @@
+"""A limit on how often one key may ask, off unless set. Counted in each process by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from ledger.domain.errors import InvalidValue
+from ledger.service.http.problems import TooManyRequests
+
+EXAMPLE: Final = "1000/second"
+
+
+class Limiter:
+    """Counts requests by key in fixed windows, as ``limits`` does in memory."""
+
+    def __init__(self, rate: str) -> None:
+        try:
+            self._rate = parse(rate)
+        except ValueError:
+            raise InvalidValue(f"LEDGER_RATE_LIMIT {rate!r} must be like {EXAMPLE}") from None
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    def count(self, key: str) -> None:
+        """Count a request of a key; raises ``TooManyRequests`` with when to try again."""
+        if not self._limiter.hit(self._rate, key):
+            ends_at, _ = self._limiter.get_window_stats(self._rate, key)
+            raise TooManyRequests(
+                f"this key may ask {self._rate}", retry_after_s=max(1, round(ends_at - time.time()))
+            )

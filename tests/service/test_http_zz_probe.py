@@ -1,0 +1,33 @@
+import time, collections
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import from_schema, events
+from tests.service.conftest import *
+def test_x(founded):
+    r=founded
+    doc=r("GET","/openapi.json").json()
+    cfg=SchemathesisConfig.from_dict({"seed":1,
+      "base-url": r.url, "generation":{"deterministic":True,"max-examples":15,"no-shrink":True,"database":"none"},
+      "phases":{"stateful":{"enabled":False}}, "continue-on-failure": True,
+      "warnings": False})
+    schema=schemathesis.openapi.from_dict(doc,config=cfg)
+    @schema.hook
+    def before_call(context, case, kwargs):
+        role=(case.operation.definition.raw.get("x-roles") or [None])[0]
+        if role: case.headers["Authorization"]="Bearer "+r.keys[role]
+    t=time.time(); n=0; fails=collections.Counter(); shown=set()
+    for e in from_schema(schema).execute():
+        nm=type(e).__name__
+        if nm=="PhaseFinished": print(e.phase, e.status, time.time()-t)
+        if nm in("NonFatalError","FatalError"): print(nm, getattr(e,"info",None) or e.__dict__ if hasattr(e,"__dict__") else [getattr(e,s) for s in e.__slots__])
+        if nm=="ScenarioFinished":
+            for cid, checks in e.recorder.checks.items():
+                n+=1
+                for c in checks:
+                    if c.failure_info is not None:
+                        f=c.failure_info.failure
+                        key=(e.recorder.label, c.name, f.title, str(f.message)[:150])
+                        fails[key]+=1
+    print(n, time.time()-t)
+    for k,v in fails.most_common(60): print(v,k)
+    r.checked=False
