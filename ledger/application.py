@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal, Protocol, TypeVar, cast
 
+from eventsourcing.persistence import IntegrityError
+
 from ledger.domain.catalogue import Catalogue, define_group, list_resource
 from ledger.domain.errors import (
+    Conflict,
     IdempotencyKeyReused,
     InvalidValue,
     LastAdminKey,
     NotFound,
     UnknownGroup,
-    UnknownViolation,
 )
 from ledger.domain.events import (
     SYSTEM,
@@ -553,6 +555,10 @@ class Ledger:
             try:
                 with self.recorder.transaction():
                     yield
+            except IntegrityError as error:
+                # Only somebody who wrote around the lock can have taken the place of this event.
+                self._folded.clear()
+                raise Conflict(f"the event's place in its stream is taken: {error}") from error
             except BaseException:
                 if self._appended != before:
                     # What was folded since may include events that are now rolled back.
@@ -661,17 +667,16 @@ class Ledger:
 
     def _grounds(self, subject: Subject, ids: Sequence[str], now: datetime) -> list[Ground]:
         grounds = []
-        for number, id_ in enumerate(dict.fromkeys(ids)):
+        for id_ in dict.fromkeys(ids):
             violation = self._violation(id_)
             if violation is None:
-                raise UnknownViolation(
-                    f"no violation {id_!r} is recorded", field=f"/grounds/{number}"
-                )
+                grounds.append(Ground(id_, None))
+                continue
             owner = violation.event.subject
             below = owner == subject or subject in longest_ways_up(
                 owner, lambda subject: self._record(subject).parents(now)
             )
-            grounds.append(Ground(violation, below))
+            grounds.append(Ground(id_, violation, below))
         return grounds
 
     def _keep_an_admin(self, operator: str, key: str | None, now: datetime) -> None:

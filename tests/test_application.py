@@ -500,6 +500,14 @@ def test_nobody_is_suspended_for_what_somebody_else_did(founded: Ledger) -> None
                 "grounds": ["vio_unknown"],
                 "duration": None,
             },
+            TermRequired,
+            "/duration",
+        ),
+        (
+            {
+                "scope": Scope.model_validate({"resources": [{"group": "unheard"}]}),
+                "grounds": ["vio_unknown"],
+            },
             UnknownViolation,
             "/grounds/0",
         ),

@@ -634,7 +634,6 @@ def faulty_suspension(demo: Demo) -> Mended:
         "subject": {"type": "user", "id": "max"},
         "scope": {"resources": [{"group": "no-such-group"}]},
         "effective_at": instant(days=1),
-        "grounds": ["vio_none"],
         "reason": "Everything is wrong with it.",
     }
     return Mended(
@@ -642,13 +641,13 @@ def faulty_suspension(demo: Demo) -> Mended:
         "officer",
         wrong,
         [
-            ("unknown_violation", {"grounds": []}),
             ("term_required", {"duration": "P101Y"}),
             ("end_too_far", {"duration": None, "ends_at": instant(days=2)}),
             ("effective_in_past", {"effective_at": None}),
             ("end_in_past", {"ends_at": None, "duration": "P31D", "basis": "precautionary"}),
             ("end_too_far", {"basis": "violations"}),
-            ("grounds_required", {"grounds": [overturned]}),
+            ("grounds_required", {"grounds": ["vio_none"]}),
+            ("unknown_violation", {"grounds": [overturned]}),
             ("ground_overturned", {"grounds": [another]}),
             ("ground_of_another_subject", {"subject": {"type": "user", "id": "alice"}}),
             ("unknown_group", {"scope": {"resources": [{"group": "frontier"}]}}),

@@ -33,6 +33,7 @@ from ledger.domain.errors import (
     PolicyNotInForce,
     TermRequired,
     TooManyParents,
+    UnknownViolation,
 )
 from ledger.domain.events import (
     Recorded,
@@ -219,10 +220,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A violation named as a ground; ``below``: it belongs to the subject or to one below it."""
+    """A violation named as a ground; ``violation`` is ``None`` when no such is recorded.
 
-    violation: Violation
-    below: bool
+    ``below``: it belongs to the subject or to one below it.
+    """
+
+    id: str
+    violation: Violation | None
+    below: bool = False
 
 
 @dataclass(slots=True)
@@ -416,7 +421,7 @@ class Record:
         return WarningIssued(
             subject=self.subject,
             warning=warning,
-            grounds=tuple(ground.violation.event.violation for ground in grounds),
+            grounds=tuple(ground.id for ground in grounds),
             clauses=_clauses(grounds),
             reason=reason,
         )
@@ -464,7 +469,7 @@ class Record:
             ends_at=end,
             duration=duration,
             basis=basis,
-            grounds=tuple(ground.violation.event.violation for ground in grounds),
+            grounds=tuple(ground.id for ground in grounds),
             clauses=_clauses(grounds),
             reason=reason,
             note=note,
@@ -475,10 +480,13 @@ class Record:
     def _check_grounds(self, grounds: Sequence[Ground]) -> None:
         for number, ground in enumerate(grounds):
             violation = ground.violation
+            if violation is None:
+                raise UnknownViolation(
+                    f"no violation {ground.id!r} is recorded", field=f"/grounds/{number}"
+                )
             if not violation.stands:
                 raise GroundOverturned(
-                    f"violation {violation.event.violation} was overturned",
-                    field=f"/grounds/{number}",
+                    f"violation {ground.id} was overturned", field=f"/grounds/{number}"
                 )
             if not ground.below:
                 raise GroundOfAnother(
@@ -620,7 +628,8 @@ class Record:
 
 
 def _clauses(grounds: Sequence[Ground]) -> tuple[ClauseRef, ...]:
-    return tuple(dict.fromkeys(ground.violation.clause for ground in grounds))
+    broken = [ground.violation.clause for ground in grounds if ground.violation is not None]
+    return tuple(dict.fromkeys(broken))
 
 
 def _end_of_term(

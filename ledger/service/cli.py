@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,11 +23,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ledger.domain.errors import InvalidValue, LedgerError, NotFound
+from ledger.domain.errors import InvalidValue, LedgerError, NotFound, Unavailable
 from ledger.domain.values import Role, format_instant, parse_instant
 from ledger.service.settings import Settings
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from ledger.service.wiring import Service
 
 DEMO_FOLDER: Final = Path("var/demo")
@@ -59,8 +63,13 @@ def main() -> None:
         app()
     except LedgerError as error:
         err.print(f"compliance-ledger: {error}", markup=False)
-        if error.hint:
+        if error.hint and error.hint != Unavailable.hint:  # that one speaks of an HTTP header
             err.print(error.hint, markup=False)
+        raise SystemExit(1) from None
+    except ValidationError as error:
+        # A value from the command line that a fact cannot hold: an empty label, say.
+        for fault in error.errors():
+            err.print(f"compliance-ledger: {_where(fault)}: {_what(fault)}", markup=False)
         raise SystemExit(1) from None
 
 
@@ -69,23 +78,34 @@ def _settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         lines = [
-            f"LEDGER_{'_'.join(str(part) for part in fault['loc']).upper()}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
+            f"{_where(fault)} is no setting; there are {', '.join(Settings.model_fields)}"
+            if fault["type"] == "extra_forbidden"
+            else f"LEDGER_{_where(fault).upper()}: {_what(fault)}"
             for fault in error.errors()
         ]
         raise InvalidValue("; ".join(lines)) from None
 
 
+def _where(fault: ErrorDetails) -> str:
+    return "_".join(str(part) for part in fault["loc"])
+
+
+def _what(fault: ErrorDetails) -> str:
+    return fault["msg"].removeprefix("Value error, ")
+
+
 @contextmanager
 def _existing(settings: Settings) -> Iterator[Service]:
+    """Open the ledger that the settings name, which must have been opened by ``init``."""
     from ledger.service.wiring import build
 
-    if not settings.database_path.exists():
-        raise InvalidValue(
-            f"{settings.database_path} does not exist; run compliance-ledger init first"
-        )
+    path = settings.database_path
+    if not path.exists():
+        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
     service = build(settings)
     try:
+        if not service.recorder.position:
+            raise InvalidValue(f"{path} holds no ledger; run compliance-ledger init first")
         yield service
     finally:
         service.recorder.store.close()
@@ -142,12 +162,11 @@ def serve(
     """Serve the ledger over HTTP."""
     settings = _settings()
     _check_host(host)
-    with _existing(settings) as service:
-        if not service.recorder.position:
-            raise InvalidValue(
-                f"{settings.database_path} holds no ledger; run compliance-ledger init first"
-            )
-    _run_server(host, port, workers)
+    with _existing(settings):
+        pass  # a refusal is read better here than from each worker
+    with _listening(host, port) as (listening, url):
+        out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
+        _run_server(listening, workers)
 
 
 def _check_host(host: str) -> None:
@@ -158,16 +177,30 @@ def _check_host(host: str) -> None:
             raise InvalidValue(f"--host {host!r} is no address; use 127.0.0.1 or 0.0.0.0") from None
 
 
-def _run_server(host: str, port: int, workers: int) -> None:
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """Bind the socket that every serving process listens on; yields it with its URL."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {host} port {port}: {error.strerror}") from None
+        shown = f"[{host}]" if ":" in host else host
+        yield bound, f"http://{shown}:{bound.getsockname()[1]}"
+
+
+def _run_server(listening: socket.socket, workers: int) -> None:
     import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
 
     from ledger.service.http.protocol import CheckProtocol
 
-    uvicorn.run(
+    config = uvicorn.Config(
         "ledger.service.cli:asgi",
         factory=True,
-        host=host,
-        port=port,
         workers=workers,
         loop="uvloop",
         http=CheckProtocol if _settings().check_protocol else "httptools",
@@ -180,6 +213,20 @@ def _run_server(host: str, port: int, workers: int) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
+    if workers > 1:
+        listening.set_inheritable(True)
+        supervisor = Multiprocess(config, sockets=[listening])
+        supervisor.run()
+        started = all(worker.exitcode != STARTUP_FAILURE for worker in supervisor.processes)
+    else:
+        server = uvicorn.Server(config)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # The server stops at the first signal and raises it again at its end. All is done then.
+            signal.signal(number, lambda *_: None)
+        server.run(sockets=[listening])
+        started = server.started
+    if not started:
+        raise typer.Exit(1)
 
 
 def asgi() -> Any:
@@ -196,22 +243,22 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
     from ledger.service.story import tell
 
     _check_host(host)
-    shutil.rmtree(DEMO_FOLDER, ignore_errors=True)
-    database = DEMO_FOLDER / "ledger.db"
-    os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{database}"
-    os.environ["LEDGER_ORIGIN"] = "demo.localhost"
-    told = tell(_settings())
-    url = f"http://{host}:{port}"
-    out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
-    for role, key in told.keys.items():
-        out.print(f"  {role:<9} {key}", markup=False)
-    (DEMO_FOLDER / "keys.json").write_bytes(orjson.dumps(told.keys))
-    (DEMO_FOLDER / "keys.json").chmod(0o600)
-    out.print("\nTry:", markup=False)
-    for line in told.examples(url):
-        out.print(f"  {line}\n", markup=False)
-    out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
-    _run_server(host, port, 1)
+    with _listening(host, port) as (listening, url):
+        shutil.rmtree(DEMO_FOLDER, ignore_errors=True)
+        database = DEMO_FOLDER / "ledger.db"
+        os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{database}"
+        os.environ["LEDGER_ORIGIN"] = "demo.localhost"
+        told = tell(_settings())
+        out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
+        for role, key in told.keys.items():
+            out.print(f"  {role:<9} {key}", markup=False)
+        (DEMO_FOLDER / "keys.json").touch(mode=0o600)
+        (DEMO_FOLDER / "keys.json").write_bytes(orjson.dumps(told.keys))
+        out.print("\nTry:", markup=False)
+        for line in told.examples(url):
+            out.print(f"  {line}\n", markup=False)
+        out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
+        _run_server(listening, 1)
 
 
 # --- rebuild --------------------------------------------------------------------------------------

@@ -85,8 +85,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - passed by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - passed by name
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments, then variables, then the file."""
         named = os.environ.get(SETTINGS_FILE_VARIABLE)
@@ -94,7 +94,11 @@ class Settings(BaseSettings):
             return init_settings, env_settings
         if not Path(named).is_file():
             raise InvalidValue(f"{SETTINGS_FILE_VARIABLE} names {named}, which is no file")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(named))
+        try:
+            from_file = TomlConfigSettingsSource(settings_cls, Path(named))
+        except (OSError, ValueError) as error:
+            raise InvalidValue(f"{named} cannot be read as TOML: {error}") from None
+        return init_settings, env_settings, from_file
 
 
 def sqlite_path(url: str) -> Path:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
-from ledger.domain.errors import NotFound
+from ledger.domain.errors import NotFound, Unavailable
 from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import Feed
@@ -150,7 +150,13 @@ class Service:
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
     path = settings.database_path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # SQLite would let everybody read it. Its log of writes gets the mode of the database.
+            path.touch(mode=0o600)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
     store = LedgerDatastore(path)
     access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
     recorder = LedgerRecorder(store, clock=clock, projections=(access, conduct, operators, trail))

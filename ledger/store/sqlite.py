@@ -153,11 +153,18 @@ class LedgerDatastore(SQLiteDatastore):
             connection.rollback()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=self.lock_timeout_s
-        )
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=self.lock_timeout_s,
+            )
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise Unavailable(f"{self.path} cannot be opened: {error}") from error
         connection.row_factory = sqlite3.Row
-        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        if mode != "wal":
             raise Unavailable(f"{self.path} cannot be opened in WAL mode; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")

@@ -398,7 +398,9 @@ def grounds(*facts: Fact, below: bool = True) -> list[Ground]:
     for fact in recorded(*facts):
         subject = Subject.parse(fact.stream.removeprefix("subject/"))
         records.setdefault(subject, Record(subject)).evolve(fact)
-    return [Ground(v, below) for record in records.values() for v in record.violations.values()]
+    return [
+        Ground(id_, v, below) for record in records.values() for id_, v in record.violations.items()
+    ]
 
 
 STANDING = grounds(violation("vio_1"), violation("vio_2"))

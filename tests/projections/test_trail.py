@@ -197,6 +197,25 @@ def test_a_span_of_time_includes_its_first_instant_and_not_its_last(
     assert len(expected) == counted(ledger, **span)["total"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"recorded_from": T0 + timedelta(hours=1), "cursor_position": 0}, [2, 3]),
+        ({"recorded_to": T0 + timedelta(hours=2), "cursor_position": 3}, []),
+        ({"position": 2, "cursor_position": 9, "oldest_first": False}, [2, 1]),
+    ],
+)
+def test_a_page_after_any_position_stays_within_what_is_asked(
+    ledger: Ledger, clock: SetClock, asked: dict[str, Any], expected: list[int]
+) -> None:
+    """A position to go on from, wherever it came from, never widens the span."""
+    for policy in ("first", "second", "third"):
+        publish(ledger, policy)
+        clock.move(hours=1)
+
+    assert expected == found(ledger, **{"oldest_first": True, **asked})
+
+
 def test_a_filter_that_does_not_exist_is_an_error(ledger: Ledger) -> None:
     """A misspelt filter is never passed over, or it would find everything."""
     with pytest.raises(TypeError, match="subjekt"):
@@ -279,8 +298,9 @@ def test_a_warning_concerns_the_clauses_that_its_grounds_broke(ledger: Ledger) -
     ]
     warned = ledger.warn(ALICE, grounds=grounds, reason="Stop.", by=OFFICER).recorded
 
-    for asked in ({"policy": "partners"}, {"category": "disinformation"}):
-        assert warned.position == found(ledger, **asked)[0]
+    assert 7 == warned.position
+    assert [7, 6, 5] == found(ledger, policy="partners")
+    assert [7, 6, 4] == found(ledger, category="disinformation")
     expected = [{"value": "acceptable-use@1", "count": 1}, {"value": "partners@1", "count": 1}]
     counts = counted(ledger, types=["warning.issued"])
     assert expected == counts["policy"]

@@ -11,15 +11,18 @@ def test_x(founded):
       "phases":{"stateful":{"enabled":False}}, "continue-on-failure": True,
       "warnings": False})
     schema=schemathesis.openapi.from_dict(doc,config=cfg)
-    @schema.hook
-    def before_call(context, case, kwargs):
-        role=(case.operation.definition.raw.get("x-roles") or [None])[0]
-        if role: case.headers["Authorization"]="Bearer "+r.keys[role]
+    @schema.auth(refresh_interval=None)
+    class K:
+        def get(self, case, context):
+            role=(case.operation.definition.raw.get("x-roles") or [None])[0]
+            return role and r.keys[role]
+        def set(self, case, data, context):
+            if data: case.headers["Authorization"]="Bearer "+data
     t=time.time(); n=0; fails=collections.Counter(); shown=set()
     for e in from_schema(schema).execute():
         nm=type(e).__name__
         if nm=="PhaseFinished": print(e.phase, e.status, time.time()-t)
-        if nm in("NonFatalError","FatalError"): print(nm, getattr(e,"info",None) or e.__dict__ if hasattr(e,"__dict__") else [getattr(e,s) for s in e.__slots__])
+        if nm in("NonFatalError","FatalError"): print(nm, str(getattr(e,"value",e))[:600], getattr(e,"label",""))
         if nm=="ScenarioFinished":
             for cid, checks in e.recorder.checks.items():
                 n+=1
