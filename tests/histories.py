@@ -13,15 +13,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 
-from ledger.application import Done, Once
+from ledger.application import SYSTEM_AUTHOR, Done, Once
 from ledger.domain.access import Request, UnknownSubjects
 from ledger.domain.errors import LedgerError
 from ledger.domain.events import Author, Clause, Recorded, SubjectSuspended, SuspensionRevised
-from ledger.domain.values import Basis, Cause, Ending, Resource, Scope, Subject
+from ledger.domain.values import Basis, Cause, Ending, Resource, Role, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from tests.conftest import SetClock
-from tests.service.conftest import open_ledger
 
 T = TypeVar("T")
 
@@ -323,10 +322,13 @@ def founded(folder: Path, clock: SetClock, *, unknown: UnknownSubjects = "allow"
     """Build a service on a new file, with operators, a policy, four resources and two groups."""
     url = f"sqlite:///{folder / 'ledger.db'}"
     service = build(Settings(database_url=url, unknown_subject=unknown), clock=clock)
-    with service.ledger.together():
-        open_ledger(service)
+    ledger = service.ledger
+    with ledger.together():
+        ledger.open("test.ledger")
+        for role in Role:
+            ledger.enroll(f"the-{role}", role=role, by=SYSTEM_AUTHOR)
+            ledger.issue_key(f"the-{role}", by=SYSTEM_AUTHOR)
         admin = Author("the-admin")
-        ledger = service.ledger
         ledger.publish(
             "aup",
             title="Acceptable use",

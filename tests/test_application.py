@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -26,6 +27,7 @@ from ledger.domain.errors import (
     AlreadyOverturned,
     AlreadyStarted,
     CauseNotAllowed,
+    Conflict,
     EffectiveInPast,
     EndInPast,
     GroundOfAnother,
@@ -880,7 +882,7 @@ def test_the_past_is_told_as_it_was_known(founded: Ledger, clock: SetClock) -> N
     suspend(founded)
     founded.define_group("frontier", resources=(M2,), by=JO)
 
-    then, now = founded.known([ALICE], position=known), founded.known([ALICE, BOB])
+    then, now = founded.known([ALICE], position=known), founded.known([ACME, ALICE, BOB, ALICE])
 
     assert (known, founded.recorder.position) == (then.position, now.position)
     assert {ALICE, ACME} == set(then.records) == set(now.records)
@@ -1014,6 +1016,21 @@ def test_a_decision_sees_what_another_process_has_recorded(
         lambda: founded.reinstate(suspension, cause=Cause.EARLY, reason="x", by=JO),
     )
     other.recorder.store.close()
+
+
+def test_a_place_that_is_taken_is_a_conflict(founded: Ledger, path: Path) -> None:
+    """What the store refuses about an event's place is told as a conflict, and leaves nothing."""
+    with closing(sqlite3.connect(path)) as around:
+        around.execute(
+            "CREATE TRIGGER taken BEFORE INSERT ON events WHEN NEW.stream = 'subject/user:bob' "
+            "BEGIN SELECT raise(ABORT, 'taken'); END"
+        )
+    suspension = suspend(founded)
+
+    refused(founded, Conflict, lambda: founded.register(BOB, properties={}, by=JO, once=ONCE))
+
+    assert "recorded" == founded.register(ALICE, properties={}, by=JO, once=ONCE).outcome
+    founded.revise(suspension, duration="P1Y", reason="x", by=JO)
 
 
 def test_the_cache_of_folded_streams_is_bounded(

@@ -18,6 +18,8 @@ PACKAGES = ("ledger", "projections")
 BANNED_NAMES = {"base", "common", "helper", "helpers", "kit", "manager", "util", "utils"}
 
 # Here every instant is passed in: the same call gives the same answer today and in ten years.
+# It runs in a gateway's own process, where nothing of ours is above it that could pass a clock in.
+IN_A_GATEWAY = "projections/access/follower.py"
 CLOCKLESS = ("ledger/domain", "ledger/store", "ledger/tlog", "ledger/application.py", "projections")
 
 CLOCK_READS = {
@@ -165,6 +167,7 @@ def test_the_wall_clock_is_read_only_by_the_service() -> None:
     reads = [
         f"{shown(path)}:{line} {name}"
         for path in python_files(*CLOCKLESS)
+        if shown(path) != IN_A_GATEWAY
         for line, name in clock_reads(path.read_text(encoding="utf-8"))
     ]
 
@@ -240,8 +243,8 @@ def test_imports_go_one_way(copied_tree: Path) -> None:
         ("ledger.domain.access", "import ledger.application"),
         ("ledger.application", "import projections.access"),
         ("ledger.application", "import ledger.service"),
-        ("projections.access", "import ledger.service"),
-        ("projections.access", "import projections.trail"),
+        ("projections.conduct", "import ledger.service"),
+        ("projections.conduct", "import projections.trail"),
     ],
 )
 def test_an_import_the_wrong_way_is_caught(copied_tree: Path, module: str, line: str) -> None:

@@ -33,6 +33,7 @@ from ledger.domain.errors import (
     TooManyParents,
     UnknownClause,
     UnknownPolicy,
+    UnknownViolation,
 )
 from ledger.domain.events import (
     OperatorEnrolled,
@@ -407,6 +408,7 @@ STANDING = grounds(violation("vio_1"), violation("vio_2"))
 BELOW = grounds(violation("vio_3", BOB))
 FALLEN = grounds(violation("vio_4"), overturned("vio_4"))
 FOREIGN = grounds(violation("vio_5", BOB), below=False)
+UNKNOWN = [Ground("vio_7", None)]
 FALLEN_FOREIGN = grounds(violation("vio_6", BOB), overturned("vio_6", BOB), below=False)
 
 
@@ -429,6 +431,7 @@ def test_a_warning_rests_on_violations_that_stand_and_belong_here() -> None:
     """The first ground at fault is told, by its place; overturned comes before foreign."""
     given().when(warning([*STANDING, *FALLEN])).refused(GroundOverturned, field="/grounds/2")
     given().when(warning([*STANDING, *FOREIGN])).refused(GroundOfAnother, field="/grounds/2")
+    given().when(warning([*STANDING, *UNKNOWN])).refused(UnknownViolation, field="/grounds/2")
     given().when(warning(FALLEN_FOREIGN)).refused(GroundOverturned, field="/grounds/0")
     given().when(warning([*FOREIGN, *FALLEN])).refused(GroundOfAnother, field="/grounds/0")
 
@@ -551,6 +554,7 @@ def test_a_subject_is_suspended(members: dict[str, Any], expected: SubjectSuspen
         ),
         ({"indefinite": True, "basis": Basis.PRECAUTIONARY}, EndTooFar, "/duration"),
         ({"indefinite": True, "grounds": []}, GroundsRequired, "/grounds"),
+        ({"indefinite": True, "grounds": [*STANDING, *UNKNOWN]}, UnknownViolation, "/grounds/2"),
         ({"indefinite": True, "grounds": [*STANDING, *FALLEN]}, GroundOverturned, "/grounds/2"),
         ({"indefinite": True, "grounds": [*STANDING, *FOREIGN]}, GroundOfAnother, "/grounds/2"),
         (
@@ -587,7 +591,8 @@ def test_a_suspension_is_refused_for_the_first_reason_that_holds() -> None:
         (EffectiveInPast, "/effective_at", {"effective_at": None}),
         (EndInPast, "/ends_at", {"ends_at": None, "indefinite": True}),
         (EndTooFar, "/duration", {"basis": Basis.VIOLATIONS, "grounds": []}),
-        (GroundsRequired, "/grounds", {"grounds": [*FALLEN_FOREIGN, *FOREIGN]}),
+        (GroundsRequired, "/grounds", {"grounds": [*UNKNOWN, *FALLEN_FOREIGN]}),
+        (UnknownViolation, "/grounds/0", {"grounds": [*FALLEN_FOREIGN, *FOREIGN]}),
         (GroundOverturned, "/grounds/0", {"grounds": FOREIGN}),
         (GroundOfAnother, "/grounds/0", {"grounds": STANDING}),
     ):

@@ -48,7 +48,9 @@ from ledger.domain.values import (
     duration,
     end_after,
     format_instant,
+    from_microseconds,
     identifier,
+    microseconds,
     parse_instant,
     same,
     sortable_id,
@@ -382,6 +384,16 @@ def test_an_aware_datetime_is_taken_to_utc() -> None:
 
     assert "2025-12-31T22:00:00.000000Z" == format_instant(parse_instant(raw))
     assert UTC is parse_instant(raw).tzinfo
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_an_instant_is_a_whole_number_of_microseconds(at: datetime) -> None:
+    """Any instant of the calendar survives as a number, and numbers sort as instants do."""
+    assert at == from_microseconds(microseconds(at))
+    assert microseconds(at) < microseconds(at) + 1
+    assert (at < parse_instant("2026-01-01T00:00:00Z")) is (
+        microseconds(at) < microseconds(parse_instant("2026-01-01T00:00:00Z"))
+    )
 
 
 @pytest.mark.parametrize(

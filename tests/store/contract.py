@@ -265,6 +265,15 @@ class RecorderContract(ABC):
             part = recorder.events(after=2, until=5)
             assert [3, 4, 5] == [recorded.position for recorded in part]
 
+    def test_events_are_read_by_their_positions(self, recorder: LedgerRecorder) -> None:
+        """In the order in which they are asked for."""
+        recorder.insert_events([enrolled(name) for name in "abc"])
+
+        assert [3, 1] == [recorded.position for recorded in recorder.at_positions([3, 1])]
+        assert [] == recorder.at_positions([])
+        with pytest.raises(KeyError):
+            recorder.at_positions([4])
+
     def test_position_at_is_the_newest_known_at_an_instant(
         self, recorder: LedgerRecorder, clock: SetClock
     ) -> None:

@@ -169,6 +169,15 @@ class TestSQLiteRecorder(RecorderContract):
         with pytest.raises(Unavailable, match="cannot be opened in WAL mode"):
             open_recorder(Path(":memory:"), SetClock())
 
+    def test_a_file_that_is_no_database_is_refused_and_left_alone(self, path: Path) -> None:
+        """What somebody else keeps there is not overwritten."""
+        path.write_bytes(b"Not a database. " * 100)
+
+        with pytest.raises(Unavailable, match="cannot be opened"):
+            open_recorder(path, SetClock())
+
+        assert b"Not a database. " * 100 == path.read_bytes()
+
     def test_a_transaction_that_the_database_ended_goes_no_further(
         self, recorder: LedgerRecorder
     ) -> None:
