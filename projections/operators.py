@@ -17,6 +17,7 @@ from eventsourcing.persistence import Cursor
 
 from ledger.domain.events import (
     OperatorEnrolled,
+    OperatorEvent,
     OperatorKeyIssued,
     OperatorKeyRevoked,
     OperatorRoleChanged,
@@ -112,6 +113,8 @@ class Caller:
     operator: str
     role: Role
     key: str
+    expires: int | None = None
+    """When the key expires, in microseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class Keyring:
         self._keys: dict[bytes, _HeldKey] = {}
         self._digests: dict[str, bytes] = {}
         self._roles: dict[str, Role] = {}
+        self.generation = 0
+        """A number that changes with every key and role, for what is remembered about a key."""
 
     def load(self, cursor: Cursor) -> None:
         """Fill an empty keyring from the rows."""
@@ -156,6 +161,9 @@ class Keyring:
                 del self._keys[self._digests.pop(key)]
             case _:
                 pass
+        if isinstance(recorded.event, OperatorEvent):
+            # Afterwards: what is remembered meanwhile about an old key has the old number.
+            self.generation += 1
 
     def _hold(self, sha256: str, key: str, operator: str, expires_at: datetime | None) -> None:
         digest = bytes.fromhex(sha256)
@@ -171,4 +179,4 @@ class Keyring:
         held = self._keys.get(hashlib.sha256(secret).digest())
         if held is None or (held.expires is not None and held.expires <= at):
             return None
-        return Caller(held.operator, self._roles[held.operator], held.key)
+        return Caller(held.operator, self._roles[held.operator], held.key, held.expires)

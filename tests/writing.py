@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from random import Random
 
-from ledger.application import Once
+from ledger.application import Done, Once
 from ledger.domain.errors import LedgerError
 from ledger.domain.events import Author
 from ledger.domain.values import Basis, Scope, Subject, parse_instant
@@ -40,20 +40,25 @@ def commands(service: Service, seed: str, count: str) -> None:
 
 
 def suspensions(service: Service, count: str) -> None:
-    """Suspend one user after the other, each under an idempotency key."""
-    scope = Scope.model_validate({"resources": [{"type": "model"}]})
+    """Suspend one user after the other."""
     for number in range(int(count)):
-        name = f"key-{number}"
-        done = service.ledger.suspend(
-            Subject(type="user", id=f"u{number % 10}"),
-            scope=scope,
-            duration="P1D",
-            basis=Basis.LEGAL_ORDER,
-            reason="An order.",
-            by=Author("the-officer", request_id=name),
-            once=Once(name, name),
-        )
+        name, done = suspend(service, number)
         say(request=name, outcome=done.outcome, position=done.recorded.position)
+
+
+def suspend(service: Service, number: int) -> tuple[str, Done]:
+    """Suspend a user under an idempotency key, which is the name that this returns, too."""
+    name = f"key-{number}"
+    done = service.ledger.suspend(
+        Subject(type="user", id=f"u{number % 10}"),
+        scope=Scope.model_validate({"resources": [{"type": "model"}]}),
+        duration="P1D",
+        basis=Basis.LEGAL_ORDER,
+        reason="An order.",
+        by=Author("the-officer", request_id=name),
+        once=Once(name, name),
+    )
+    return name, done
 
 
 def tick(service: Service) -> None:

@@ -494,6 +494,13 @@ class AccessIndex:
                 counts = counts or rows.effective[row] <= at
         if not counts:
             return ALLOWED if self.unknown == "allow" else self._default(subject)
+        if len(covering) == 1:
+            only = rows.restriction(covering[0])
+            return Answer(
+                allowed=False,
+                restrictions=(only,),
+                until=None if only.closes == NEVER else only.closes,
+            )
         found = sorted(
             {rows.ids[row]: rows.restriction(row) for row in covering}.values(),
             key=lambda restriction: (restriction.effective, restriction.position),

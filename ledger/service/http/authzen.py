@@ -14,6 +14,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -23,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
 from ledger.domain.values import (
+    ID_BYTES_MAX,
     Role,
     format_instant,
     from_microseconds,
@@ -55,6 +57,9 @@ BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up 
 DEPTH_MAX: Final = 32  # as on writes; no property is deeper than two
 THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
 ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
+HEADS_KEPT_MAX: Final = 4_096  # heads of requests: some for each client, for each length of body
+HEAD_BYTES_MAX: Final = 2_048  # longer heads are not ordinary
+EXPLAINED_KEPT_MAX: Final = 10_000  # denials explained: about 10 MB
 TYPES_KEPT_MAX: Final = 1_000  # type names seen and found valid; nobody has more types
 
 APPEAL_HINT: Final = "You may appeal this decision within 180 days of its notice; quote its id."
@@ -74,6 +79,20 @@ _PERMIT: Final = b'{"decision":true'
 _DEFAULTED: Final = ("subject", "action", "resource", "context")
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHead:
+    """What is known of the head of an ordinary request: whose it is and how long its body is.
+
+    ``generation`` is that of the keyring when the key was checked.
+    """
+
+    length: int
+    is_batch: bool
+    caller: Caller
+    generation: int
+    request_id: bytes | None
 
 
 class DecisionPoint:
@@ -104,6 +123,8 @@ class DecisionPoint:
         self.position = 0
         self._permit_position = -1
         self._permit = b""
+        self._explained: dict[tuple[object, ...], bytes] = {}
+        self.known_heads: dict[bytes, KnownHead] = {}
 
     def caller(self, authorization: bytes) -> Caller | None:
         """Return whom the value of an Authorization header belongs to; ``None``: nobody usable.
@@ -115,6 +136,27 @@ class DecisionPoint:
         if authorization[:7].lower() != b"bearer " or len(authorization) > KEY_BYTES_MAX:
             return None
         return self._keyring.find(authorization[7:].strip(), self._now())
+
+    @property
+    def generation(self) -> int:
+        """A number that changes with every key and role."""
+        return self._keyring.generation
+
+    def still_admits(self, head: KnownHead) -> bool:
+        """Tell whether the key of a known head is as good as when it was checked."""
+        expires = head.caller.expires
+        return (
+            head.generation == self._keyring.generation
+            and self._feed.failure is None
+            and (expires is None or self._now() < expires)
+        )
+
+    def remember(self, head: bytes, known: KnownHead) -> None:
+        """Keep a head that the parser accepted; when too many are kept, begin anew."""
+        if len(self.known_heads) >= HEADS_KEPT_MAX:
+            self.known_heads.clear()
+        if len(head) <= HEAD_BYTES_MAX:
+            self.known_heads[head] = known
 
     def count(self, caller: Caller) -> None:
         """Count a request against the limit of its key; raises ``TooManyRequests``."""
@@ -178,42 +220,63 @@ class DecisionPoint:
             action_properties=action_properties,
         )
         if self._log is not None and self._log.takes(allowed=found.allowed):
-            return self._logged(self._log, found, subject, action, resource)
+            return self._logged(self._log, found, subject, action, resource, at)
         if found.allowed:
             if self._permit_position != self.position:
                 self._permit_position = self.position
                 self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
             return self._permit
-        as_of = max(at, self._index.recorded_at)  # as the index takes it, if the clock went back
-        context = explain(found, subject, resource, as_of, self.position)
-        return orjson.dumps({"decision": False, "context": context})
+        return self._refusal(found, subject, resource, at)
+
+    def _refusal(self, found: Answer, subject: str, resource: str, at: int) -> bytes:
+        """Answer a denial; what does not change from one to the next is made once."""
+        key = (subject, resource, found.until, *[r.id for r in found.restrictions])
+        explained = self._explained.get(key)
+        if explained is None:
+            if len(self._explained) >= EXPLAINED_KEPT_MAX:
+                self._explained.clear()
+            reasons = orjson.dumps(explain(found, subject, resource))
+            explained = self._explained[key] = b'{"decision":false,"context":%b' % reasons[:-1]
+        # As the index takes it, if the clock went back.
+        as_of = format_instant(from_microseconds(max(at, self._index.recorded_at)))
+        return b'%b,"position":%d,"as_of":"%b"}}' % (explained, self.position, as_of.encode())
 
     def _logged(
-        self, log: DecisionLog, found: Answer, subject: str, action: str, resource: str
+        self, log: DecisionLog, found: Answer, subject: str, action: str, resource: str, at: int
     ) -> bytes:
         """Answer with the id under which the decision is in the log."""
-        index = self._index
-        at = max(self._now(), index.recorded_at)
-        context: dict[str, object] = {"position": index.position}
-        if not found.allowed:
-            context = explain(found, subject, resource, at, index.position)
-        context["decision_id"] = log.record(
-            at=at,
+        context = {} if found.allowed else explain(found, subject, resource)
+        as_of = max(at, self._index.recorded_at)
+        decision_id = log.record(
+            at=as_of,
             subject=subject,
             action=action,
             resource=resource,
             allowed=found.allowed,
-            reasons=context.get("reasons", ()),  # type: ignore[arg-type]
+            reasons=[] if found.allowed else reasons_of(found),
             suspensions=[restriction.id for restriction in found.restrictions],
-            position=index.position,
+            position=self.position,
         )
+        context |= {"position": self.position, "decision_id": decision_id}
+        if not found.allowed:
+            context["as_of"] = format_instant(from_microseconds(as_of))
         return orjson.dumps({"decision": found.allowed, "context": context})
 
     def entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:
         """Return the key and the properties of a subject or resource."""
         if type(raw) is not dict:
             raise MalformedRequest(f"{name} must be an object with type and id", field=f"/{name}")
-        kind, id_ = raw.get("type"), raw.get("id")
+        kind, id_, properties = raw.get("type"), raw.get("id"), raw.get("properties")
+        if (
+            type(id_) is str
+            and type(kind) is str
+            and kind in self._types
+            and 0 < len(id_) <= ID_BYTES_MAX
+            and id_.isascii()
+            and id_.isprintable()
+            and properties is None
+        ):
+            return f"{kind}:{id_}", _NO_PROPERTIES  # the ordinary case, without a call
         try:
             if kind not in self._types:
                 known = type_name(kind)
@@ -224,7 +287,6 @@ class DecisionPoint:
             raise MalformedRequest(
                 f"{name} must have type and id: {error}", field=f"/{name}"
             ) from None
-        properties = raw.get("properties")
         if properties is None:
             return f"{kind}:{id_}", _NO_PROPERTIES
         return f"{kind}:{id_}", _properties(properties, name)
@@ -321,23 +383,23 @@ def _properties(raw: object, name: str) -> Mapping[str, object]:
 # --- why not --------------------------------------------------------------------------------------
 
 
-def explain(
-    found: Answer, subject: str, resource: str, at: int, position: int
-) -> dict[str, object]:
-    """Return the ``context`` of a denial: for the user, for the administrator, for programs.
+def reasons_of(found: Answer) -> list[str]:
+    """Return the codes of a denial."""
+    return ["unknown_subject"] if found.unknown_subject else ["suspended"]
+
+
+def explain(found: Answer, subject: str, resource: str) -> dict[str, object]:
+    """Return why a request is denied: for the user, for the administrator, for programs.
 
     ``reason_user`` and ``reason_admin`` are keyed by language, ``reasons`` are codes.
     """
-    as_of = format_instant(from_microseconds(at))
     if found.unknown_subject:
         return {
             "reason_user": {"en": "Access is given to registered users only."},
             "reason_admin": {"en": f"{subject} is not known to the ledger."},
-            "reasons": ["unknown_subject"],
+            "reasons": reasons_of(found),
             "suspensions": [],
             "until": None,
-            "position": position,
-            "as_of": as_of,
         }
     until = _instant_or_none(found.until)
     ending = f"until {until[:16].replace('T', ' ')} UTC" if until else "until further notice"
@@ -349,7 +411,7 @@ def explain(
     return {
         "reason_user": {"en": f"Access to {resource} is suspended {ending}: {words}"},
         "reason_admin": {"en": f"{subject} is suspended from {resource} {ending} by {by}"},
-        "reasons": ["suspended"],
+        "reasons": reasons_of(found),
         "suspensions": [
             {
                 "id": restriction.id,
@@ -362,8 +424,6 @@ def explain(
             for restriction in found.restrictions
         ],
         "until": until,
-        "position": position,
-        "as_of": as_of,
     }
 
 

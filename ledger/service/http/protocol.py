@@ -6,6 +6,10 @@ to an evaluation path and, when it is ordinary, writes the answer at once. Every
 to uvicorn, by reporting the same things again, so every error and every other route is uvicorn's
 and the ASGI application's.
 
+A client on a kept connection sends the same head again and again. A head that the parser accepted
+and that was answered here is remembered, byte for byte; a request that arrives whole with that head
+is answered without parsing it again, as long as no key or role has changed since.
+
 Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect, Upgrade or
 Content-Encoding, a valid key of a service, no position to wait for, no earlier request still being
 answered, and a body that ``DecisionPoint`` accepts.
@@ -31,6 +35,7 @@ from ledger.service.http.authzen import (
     EVALUATIONS_PATH,
     REQUEST_ID,
     DecisionPoint,
+    KnownHead,
 )
 
 HEADERS_DEADLINE_S: Final = 5.0  # from the first byte of a request to the end of its headers
@@ -68,7 +73,9 @@ class CheckProtocol(HttpToolsProtocol):
         self._held = False
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
+        self._size = 0
         self._closing = False
+        self._arrived = b""
 
     # --- deadlines --------------------------------------------------------------------------------
 
@@ -78,10 +85,18 @@ class CheckProtocol(HttpToolsProtocol):
         _watch(self)
 
     def data_received(self, data: bytes) -> None:
-        """Note when a request begins, then parse."""
-        if self._phase == IDLE:
-            self._phase = HEADERS
+        """Answer a whole request with a known head; parse anything else."""
+        self._arrived = b""
+        if self._phase == IDLE or (self._phase == ANSWERING and not self._is_answering()):
             self._since = self.loop.time()
+            answer = self._answer_known(data)
+            if answer is not None:
+                self._unset_keepalive_if_required()
+                self._phase = IDLE
+                self._write(answer)
+                return
+            self._phase = HEADERS
+            self._arrived = data
         super().data_received(data)
 
     def close_if_late(self, now: float) -> None:
@@ -99,6 +114,7 @@ class CheckProtocol(HttpToolsProtocol):
         self.url = b""
         self._raw_headers = []
         self._chunks = []
+        self._size = 0
         if self._phase != HEADERS:
             self._phase, self._since = HEADERS, self.loop.time()
 
@@ -133,7 +149,8 @@ class CheckProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         self._chunks.append(body)
-        if len(self._chunks) > 1 and sum(map(len, self._chunks)) > _LIMITS[self.url]:
+        self._size += len(body)
+        if self._size > _LIMITS[self.url]:
             self._hand_over()
 
     def on_message_complete(self) -> None:
@@ -149,10 +166,13 @@ class CheckProtocol(HttpToolsProtocol):
             return
         self._held = False
         self._phase, self._since = IDLE, self.loop.time()
-        self.transport.write(answer)
-        self.server_state.total_requests += 1
+        self._write(answer)
         if self._closing or not self.parser.should_keep_alive():
             self.transport.close()
+
+    def _write(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.server_state.total_requests += 1
 
     def shutdown(self) -> None:
         """Finish the request that is arriving, then close; close at once when there is none."""
@@ -191,25 +211,56 @@ class CheckProtocol(HttpToolsProtocol):
             or length is None
             or media_type is None
             or not body
-            or len(body) > _LIMITS[self.url]
             or media_type.lower() not in _JSON
             or self.parser.get_http_version() != "1.1"
             or (request_id is not None and not REQUEST_ID.match(request_id))
         ):
             return None
         try:
+            generation = point.generation
             caller = point.caller(authorization)
             if caller is None or caller.role is not Role.SERVICE:
                 return None
-            point.count(caller)
-            decided = point.evaluations(body) if self.url == _BATCH else point.evaluation(body)
+            head = KnownHead(len(body), self.url == _BATCH, caller, generation, request_id)
+            answer = self._decide(point, head, body)
         except LedgerError:
             return None  # the application refuses it, in its own words
+        if self._arrived.endswith(body) and self.parser.should_keep_alive():
+            known = self._arrived[: -len(body)]
+            if known.find(b"\r\n\r\n") == len(known) - 4:
+                point.remember(known, head)
+        return answer
+
+    def _answer_known(self, data: bytes) -> bytes | None:
+        """Return the response to a whole request with a known head; ``None`` for any other."""
+        point = self._point
+        if point is None or self._closing:
+            return None
+        end = data.find(b"\r\n\r\n") + 4
+        head = point.known_heads.get(data[:end])
+        if head is None or len(data) - end != head.length or not point.still_admits(head):
+            return None
+        try:
+            return self._decide(point, head, data[end:])
+        except LedgerError:
+            return None
+
+    def _decide(self, point: DecisionPoint, head: KnownHead, body: bytes) -> bytes:
+        point.count(head.caller)
+        decided = point.evaluations(body) if head.is_batch else point.evaluation(body)
+        status = _status(self.server_state.default_headers)
+        if head.request_id is None and not self._closing:
+            return b"%bledger-position: %d\r\ncontent-length: %d\r\n\r\n%b" % (
+                status,
+                point.position,
+                len(decided),
+                decided,
+            )
         return b"".join(
             (
-                _head(self.server_state.default_headers),
+                status,
                 b"ledger-position: %d\r\n" % point.position,
-                b"" if request_id is None else b"x-request-id: %b\r\n" % request_id,
+                b"" if head.request_id is None else b"x-request-id: %b\r\n" % head.request_id,
                 b"connection: close\r\n" if self._closing else b"",
                 b"content-length: %d\r\n\r\n" % len(decided),
                 decided,
@@ -232,7 +283,7 @@ class CheckProtocol(HttpToolsProtocol):
             super().on_body(chunk)
 
 
-class _Head:
+class _StatusLine:
     """The status line and uvicorn's own headers, which it replaces once a second."""
 
     def __init__(self) -> None:
@@ -247,7 +298,7 @@ class _Head:
         return self._bytes
 
 
-_head = _Head()
+_status = _StatusLine()
 
 
 # --- one look at all connections ------------------------------------------------------------------
