@@ -15,13 +15,14 @@ what was known last and marks it.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Self
@@ -40,6 +41,7 @@ CutOff = Literal["deny", "allow_flagged"]
 WAIT_S: Final = 20.0  # how long the ledger holds a question for changes open
 TIMEOUT_S: Final = 30.0  # longer than that, or every quiet period would look like a failure
 RETRY_S: Final = 0.5  # between two tries while cut off
+STOPPED_S: Final = 5.0  # how long stopping waits for the thread, which ends at once if it can
 CUT_OFF_AFTER_S: Final = (
     45.0  # a quiet ledger answers every WAIT_S; twice that and some is too long
 )
@@ -67,6 +69,10 @@ class Verdict:
     until: str | None
 
 
+class WentBack(Unavailable):
+    """The ledger is at a position before one that it has confirmed."""
+
+
 class AccessFollower:
     """Answers checks from an index that follows a ledger. Safe to ask from any thread."""
 
@@ -92,6 +98,7 @@ class AccessFollower:
         self._monotonic = monotonic
         self._index = AccessIndex(unknown=unknown)
         self._confirmed_at = float("-inf")
+        self._connection: http.client.HTTPConnection | None = None
         self._stop = threading.Event()
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="access-follower", daemon=True)
@@ -110,6 +117,12 @@ class AccessFollower:
     def stop(self) -> None:
         """Stop following; what is known stays answerable until it counts as cut off."""
         self._stop.set()
+        connection = self._connection
+        if connection is not None and (waiting := connection.sock) is not None:
+            with contextlib.suppress(OSError):  # it may be closed already
+                waiting.shutdown(socket.SHUT_RDWR)
+        if self._thread.is_alive():
+            self._thread.join(STOPPED_S)
 
     def __enter__(self) -> Self:
         self.start()
@@ -186,6 +199,7 @@ class AccessFollower:
                 suspensions=(),
                 until=None,
             )
+        position = index.position  # before the check: what comes in meanwhile may be missed
         found = index.check(
             subject,
             resource,
@@ -200,7 +214,7 @@ class AccessFollower:
         return Verdict(
             allowed=found.allowed,
             flagged=cut_off,
-            position=index.position,
+            position=position,
             age_s=self.age_s,
             reasons=_reasons(found),
             suspensions=tuple(restriction.id for restriction in found.restrictions),
@@ -217,19 +231,27 @@ class AccessFollower:
                 if not self._loaded.is_set():
                     self._load()
                 self._take_changes()
-            except (OSError, http.client.HTTPException, Unavailable) as error:
-                log.warning("cut off from the ledger at position %d: %s", self.position, error)
-                self._stop.wait(RETRY_S)
-            except Exception:
-                # What is in memory may be half changed: begin anew, as cut off meanwhile.
-                log.exception("following failed at position %d", self.position)
-                self._loaded.clear()
-                self._confirmed_at = float("-inf")
-                self._stop.wait(RETRY_S)
+            except Exception as error:
+                if not self._stop.is_set():
+                    self._note(error)
+                    self._stop.wait(RETRY_S)
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, UnknownFact | WentBack):
+            # That is no silence: what is in memory is known not to be what the ledger says.
+            log.error("what the ledger says cannot be followed: %s", error)
+            self._confirmed_at = float("-inf")
+        elif isinstance(error, OSError | http.client.HTTPException | Unavailable):
+            log.warning("cut off from the ledger at position %d: %s", self.position, error)
+        else:
+            # What is in memory may be half changed: begin anew, as cut off meanwhile.
+            log.error("following failed at position %d", self.position, exc_info=error)
+            self._loaded.clear()
+            self._confirmed_at = float("-inf")
 
     def _load(self) -> None:
         index = AccessIndex(unknown=self._unknown)
-        with closing(self._connect()) as connection:
+        with self._connected() as connection:
             response = self._get(connection, "/v1/access/snapshot")
             index.load(_records(response))
         if not index.position:
@@ -239,15 +261,15 @@ class AccessFollower:
         self._loaded.set()
 
     def _take_changes(self) -> None:
-        with closing(self._connect()) as connection:
+        with self._connected() as connection:
             while not self._stop.is_set():
                 index = self._index
                 path = f"/v1/access/changes?after={index.position}&wait={WAIT_S:g}"
                 changes = orjson.loads(self._get(connection, path).read())
                 if changes["position"] < index.position:
-                    # The ledger went back: it is another one, or an old copy of this one.
-                    raise Unavailable(
-                        f"the ledger is at {changes['position']}, behind {index.position}"
+                    raise WentBack(
+                        f"the ledger is at {changes['position']}, behind {index.position}: it is "
+                        "another one, or an old copy of this one"
                     )
                 self._apply(index, changes)
                 self._confirmed_at = self._monotonic()
@@ -260,16 +282,25 @@ class AccessFollower:
         recorded_at = datetime.fromisoformat(changes["recorded_at"])
         index.skip(changes["position"], recorded_at, changes["known"])
 
-    def _connect(self) -> http.client.HTTPConnection:
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
         kind = (
             http.client.HTTPSConnection
             if self._url.scheme == "https"
             else http.client.HTTPConnection
         )
         assert self._url.hostname is not None
-        return kind(self._url.hostname, self._url.port, timeout=TIMEOUT_S)
+        with contextlib.closing(
+            kind(self._url.hostname, self._url.port, timeout=TIMEOUT_S)
+        ) as connection:
+            connection.connect()
+            # From here on stop() can end it; if that was called before, nothing is asked any more.
+            self._connection = connection
+            yield connection
 
     def _get(self, connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+        if self._stop.is_set():
+            raise Unavailable("following was stopped")
         headers = {"Authorization": f"Bearer {self._key}"}
         connection.request("GET", self._url.path.rstrip("/") + path, headers=headers)
         response = connection.getresponse()

@@ -76,7 +76,7 @@ def test_an_unknown_name_in_the_file_is_refused(file: Path) -> None:
         Settings()
 
 
-@pytest.mark.parametrize("text", ["origin = ", "origin", "[[", "\0"])
+@pytest.mark.parametrize("text", ["origin = \n", "origin\n", "[[\n", "\0"])
 def test_a_file_that_is_no_toml_is_refused_by_name(file: Path, text: str) -> None:
     """The refusal names the file and the place."""
     file.write_text(text, encoding="utf-8")

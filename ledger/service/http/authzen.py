@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
 from ledger.domain.values import (
@@ -57,28 +57,38 @@ BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up 
 DEPTH_MAX: Final = 32  # as on writes; no property is deeper than two
 THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
 ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
+CALLERS_KEPT_MAX: Final = 4_096  # keys seen and found valid, with the number of the keyring then
 HEADS_KEPT_MAX: Final = 4_096  # heads of requests: some for each client, for each length of body
 HEAD_BYTES_MAX: Final = 2_048  # longer heads are not ordinary
 EXPLAINED_KEPT_MAX: Final = 10_000  # denials explained: about 10 MB
 TYPES_KEPT_MAX: Final = 1_000  # type names seen and found valid; nobody has more types
 
+JSON_TYPES: Final = frozenset(
+    (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
+)
 APPEAL_HINT: Final = "You may appeal this decision within 180 days of its notice; quote its id."
 SEMANTICS: Final = {
     "execute_all": None,
     "deny_on_first_deny": False,
     "permit_on_first_permit": True,
 }
+COUNTED_KEY: Final = "check_counted"
+"""In a scope's state: the limit of the key has counted this request already."""
+
 REQUEST_ID: Final = re.compile(rb"[\x20-\x7e]{1,256}\Z")
 log = logging.getLogger(__name__)
 
 _ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"]*"')
-_NO_BRACKET: Final = re.compile(rb"[^][{}]+")
-_PAIR: Final = re.compile(rb"\{\}|\[\]")
+_BRACKETS: Final = bytes.maketrans(b"[]", b"{}")  # a valid text needs no two kinds
+_NEITHER_BRACKET_NOR_QUOTE: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
 _PERMIT: Final = b'{"decision":true'
-_DEFAULTED: Final = ("subject", "action", "resource", "context")
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
+
+
+Entity = tuple[str, Mapping[str, object]]
+"""The key of a subject or resource, or the name of an action, and its properties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,7 @@ class DecisionPoint:
         self._permit_position = -1
         self._permit = b""
         self._explained: dict[tuple[object, ...], bytes] = {}
+        self._callers: dict[bytes, tuple[int, Caller]] = {}
         self.known_heads: dict[bytes, KnownHead] = {}
 
     def caller(self, authorization: bytes) -> Caller | None:
@@ -133,9 +144,18 @@ class DecisionPoint:
         """
         if self._feed.failure is not None:
             self._feed.require_current()
-        if authorization[:7].lower() != b"bearer " or len(authorization) > KEY_BYTES_MAX:
-            return None
-        return self._keyring.find(authorization[7:].strip(), self._now())
+        generation, now = self._keyring.generation, self._now()
+        known, caller = self._callers.get(authorization, (-1, None))
+        if caller is None or known != generation or (caller.expires or now + 1) <= now:
+            if authorization[:7].lower() != b"bearer " or len(authorization) > KEY_BYTES_MAX:
+                return None
+            caller = self._keyring.find(authorization[7:].strip(), now)
+            if caller is None:
+                return None
+            if len(self._callers) >= CALLERS_KEPT_MAX:
+                self._callers.clear()
+            self._callers[authorization] = (generation, caller)
+        return caller
 
     @property
     def generation(self) -> int:
@@ -183,11 +203,20 @@ class DecisionPoint:
         items, stop_at = _batch(body)
         if not items:
             return self._decide(body)
-        defaults: dict[str, Any] = {name: body[name] for name in _DEFAULTED if name in body}
         answers = []
+        defaults = _Defaults(self, body)
         for item in items:
             try:
-                answer = self._decide({**defaults, **item})
+                answer = self._decide_on(
+                    self.entity(item["subject"], "subject")
+                    if "subject" in item
+                    else defaults.subject(),
+                    self.entity(item["resource"], "resource")
+                    if "resource" in item
+                    else defaults.resource(),
+                    action_of(item["action"]) if "action" in item else defaults.action(),
+                    self.through(item["context"]) if "context" in item else defaults.through(),
+                )
                 permitted = answer.startswith(_PERMIT)
             except MalformedRequest as error:
                 answer = orjson.dumps(
@@ -203,34 +232,34 @@ class DecisionPoint:
         return b'{"evaluations":[' + b",".join(answers) + b"]}"
 
     def _decide(self, item: Mapping[str, Any]) -> bytes:
-        subject, subject_properties = self.entity(item.get("subject"), "subject")
-        resource, resource_properties = self.entity(item.get("resource"), "resource")
-        action, action_properties = action_of(item.get("action"))
-        context = item.get("context")
-        through = _NOBODY if context is None else self.through(context)
+        return self._decide_on(
+            self.entity(item.get("subject"), "subject"),
+            self.entity(item.get("resource"), "resource"),
+            action_of(item.get("action")),
+            self.through(item.get("context")),
+        )
+
+    def _decide_on(
+        self, subject: Entity, resource: Entity, action: Entity, through: Sequence[str]
+    ) -> bytes:
         at = self._now()
         found = self._index.check(
-            subject,
-            resource,
-            action,
-            at,
-            through=through,
-            subject_properties=subject_properties,
-            resource_properties=resource_properties,
-            action_properties=action_properties,
+            subject[0], resource[0], action[0], at, through, subject[1], resource[1], action[1]
         )
         if self._log is not None and self._log.takes(allowed=found.allowed):
-            return self._logged(self._log, found, subject, action, resource, at)
+            return self._logged(self._log, found, subject[0], action[0], resource[0], at)
         if found.allowed:
             if self._permit_position != self.position:
                 self._permit_position = self.position
                 self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
             return self._permit
-        return self._refusal(found, subject, resource, at)
+        return self._refusal(found, subject[0], resource[0], at)
 
     def _refusal(self, found: Answer, subject: str, resource: str, at: int) -> bytes:
         """Answer a denial; what does not change from one to the next is made once."""
-        key = (subject, resource, found.until, *[r.id for r in found.restrictions])
+        # Of a restriction all but its end stays as it is.
+        restrictions = [(r.id, r.ends) for r in found.restrictions]
+        key = (subject, resource, found.until, *restrictions)
         explained = self._explained.get(key)
         if explained is None:
             if len(self._explained) >= EXPLAINED_KEPT_MAX:
@@ -262,7 +291,7 @@ class DecisionPoint:
             context["as_of"] = format_instant(from_microseconds(as_of))
         return orjson.dumps({"decision": found.allowed, "context": context})
 
-    def entity(self, raw: object, name: str) -> tuple[str, Mapping[str, object]]:
+    def entity(self, raw: object, name: str) -> Entity:
         """Return the key and the properties of a subject or resource."""
         if type(raw) is not dict:
             raise MalformedRequest(f"{name} must be an object with type and id", field=f"/{name}")
@@ -293,6 +322,8 @@ class DecisionPoint:
 
     def through(self, context: object) -> Sequence[str]:
         """Return the keys of ``context.subjects``: the application … that is acted through."""
+        if context is None:
+            return _NOBODY
         if not isinstance(context, dict):
             raise MalformedRequest("context must be an object", field="/context")
         subjects = context.get("subjects")
@@ -304,6 +335,38 @@ class DecisionPoint:
                 field="/context/subjects",
             )
         return [self.entity(subject, "context.subjects")[0] for subject in subjects]
+
+
+class _Defaults:
+    """The top level's entities of a batch, each read once, when an item first lacks it."""
+
+    def __init__(self, point: DecisionPoint, body: Mapping[str, Any]) -> None:
+        self._point = point
+        self._body = body
+        self._subject: Entity | None = None
+        self._resource: Entity | None = None
+        self._action: Entity | None = None
+        self._through: Sequence[str] | None = None
+
+    def subject(self) -> Entity:
+        if self._subject is None:
+            self._subject = self._point.entity(self._body.get("subject"), "subject")
+        return self._subject
+
+    def resource(self) -> Entity:
+        if self._resource is None:
+            self._resource = self._point.entity(self._body.get("resource"), "resource")
+        return self._resource
+
+    def action(self) -> Entity:
+        if self._action is None:
+            self._action = action_of(self._body.get("action"))
+        return self._action
+
+    def through(self) -> Sequence[str]:
+        if self._through is None:
+            self._through = self._point.through(self._body.get("context"))
+        return self._through
 
 
 # --- the form of a request ------------------------------------------------------------------------
@@ -326,13 +389,16 @@ def json_object(raw: bytes) -> dict[str, Any]:
 def nests_deeper(raw: bytes, depth: int) -> bool:
     """Tell whether a JSON text nests deeper than ``depth``, without walking what it holds.
 
-    Strings and everything but brackets are taken out; then each round takes the innermost pairs.
+    Everything but brackets is taken out; then each round takes the innermost pairs.
     """
-    brackets = _NO_BRACKET.sub(b"", _STRING.sub(b"", _ESCAPE.sub(b"", raw)))
+    brackets = raw.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE).replace(b'""', b"")
+    if b'"' in brackets or b"\\" in brackets:  # a string holds a bracket, a quote or a backslash
+        without_strings = _STRING.sub(b"", _ESCAPE.sub(b"", raw))
+        brackets = without_strings.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE)
     for _ in range(depth):
         if not brackets:
             return False
-        brackets = _PAIR.sub(b"", brackets)
+        brackets = brackets.replace(b"{}", b"")
     return bool(brackets)
 
 
@@ -359,7 +425,7 @@ def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool |
     return items, SEMANTICS[semantic]
 
 
-def action_of(raw: object) -> tuple[str, Mapping[str, object]]:
+def action_of(raw: object) -> Entity:
     """Return the name and the properties of an action; raises ``MalformedRequest``."""
     if type(raw) is not dict or type(raw.get("name")) is not str:
         raise MalformedRequest("action must be an object with a name", field="/action")
@@ -502,16 +568,45 @@ class AccessApp:
         request_id = headers.get(b"x-request-id")
         if request_id is not None and not REQUEST_ID.match(request_id):
             raise invalid_header("X-Request-ID", "must have 1 to 256 printable ASCII characters")
-        self._point.count(caller)
+        if not scope.get("state", {}).get(COUNTED_KEY):
+            self._point.count(caller)
         decide, limit = self._limits[scope["path"]]
-        try:
-            raw = await read_body(Request(scope, receive), limit)
-        except UnsupportedMediaType as error:
-            # AuthZEN 1.0: every fault of form is a 400.
-            raise MalformedRequest(str(error)) from None
+        raw = await _body(scope, receive, headers, limit)
         minimum = headers.get(b"ledger-min-position")
         if minimum is not None:
             if not POSITION.match(minimum.decode("latin-1")):
                 raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
             await self._feed.wait_for(int(minimum))
         return decide(raw)
+
+
+async def _body(
+    scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], limit: int
+) -> bytes:
+    """Return the body of a request; the ordinary one is read without more ado."""
+    length = headers.get(b"content-length", b"")
+    if (
+        headers.get(b"content-type", b"").lower() in JSON_TYPES
+        and b"content-encoding" not in headers
+        and length.isdigit()
+        and 0 < int(length) <= limit
+    ):
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message["body"]
+            return body
+        receive = _again(message, receive)
+    try:
+        return await read_body(Request(scope, receive), limit)
+    except UnsupportedMediaType as error:
+        raise MalformedRequest(str(error)) from None  # AuthZEN 1.0: every fault of form is a 400
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives ``first`` once more before what follows."""
+    waiting = [first]
+
+    async def receive_again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receive_again

@@ -12,17 +12,20 @@ is answered without parsing it again, as long as no key or role has changed sinc
 
 Ordinary is: POST over HTTP/1.1, a JSON body of known length within the limit, no Expect, Upgrade or
 Content-Encoding, a valid key of a service, no position to wait for, no earlier request still being
-answered, and a body that ``DecisionPoint`` accepts.
+answered, a client that reads its answers, and a body that ``DecisionPoint`` accepts. All but the
+last shows in the head, so whoever may not ask is told so before a body is waited for.
 
 It relies on these names of uvicorn's ``HttpToolsProtocol``, to which a test holds it: the parser's
-callbacks, ``cycle``, ``url``, ``parser``, ``app_state``, and the ``default_headers``,
-``connections`` and ``total_requests`` of ``server_state``.
+callbacks, ``cycle``, ``url``, ``scope``, ``parser``, ``pipeline``, ``flow``, ``transport``,
+``app_state``, and the ``default_headers``, ``connections`` and ``total_requests`` of
+``server_state``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -30,9 +33,11 @@ from ledger.domain.errors import LedgerError
 from ledger.domain.values import Role
 from ledger.service.http.authzen import (
     BATCH_BYTES_MAX,
+    COUNTED_KEY,
     EVALUATION_BYTES_MAX,
     EVALUATION_PATH,
     EVALUATIONS_PATH,
+    JSON_TYPES,
     REQUEST_ID,
     DecisionPoint,
     KnownHead,
@@ -51,9 +56,6 @@ _LIMITS: Final = {
     EVALUATIONS_PATH.encode(): BATCH_BYTES_MAX,
 }
 _BATCH: Final = EVALUATIONS_PATH.encode()
-_JSON: Final = frozenset(
-    (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
-)
 # A request with one of these is not ordinary.
 _SPECIAL: Final = frozenset(
     (b"expect", b"upgrade", b"content-encoding", b"transfer-encoding", b"ledger-min-position")
@@ -73,7 +75,8 @@ class CheckProtocol(HttpToolsProtocol):
         self._held = False
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._head: KnownHead | None = None
+        self._counted = False
         self._closing = False
         self._arrived = b""
 
@@ -89,6 +92,7 @@ class CheckProtocol(HttpToolsProtocol):
         self._arrived = b""
         if self._phase == IDLE or (self._phase == ANSWERING and not self._is_answering()):
             self._since = self.loop.time()
+            self._counted = False
             answer = self._answer_known(data)
             if answer is not None:
                 self._unset_keepalive_if_required()
@@ -103,7 +107,14 @@ class CheckProtocol(HttpToolsProtocol):
         """Close the connection when it has waited longer for the other side than it may."""
         if self._phase == ANSWERING and not self._is_answering():
             self._phase, self._since = IDLE, now
-        if now - self._since > _DEADLINE_S[self._phase]:
+        elif self.pipeline or (self._phase == HEADERS and self._is_answering()):
+            # An earlier request is still being answered, and uvicorn stops reading meanwhile.
+            self._since = now
+        if now - self._since <= _DEADLINE_S[self._phase]:
+            return
+        if self.transport.is_closing():
+            self.transport.abort()  # it was closed, but nobody reads the last answer
+        else:
             self.transport.close()
 
     # --- what the parser reports ------------------------------------------------------------------
@@ -114,7 +125,6 @@ class CheckProtocol(HttpToolsProtocol):
         self.url = b""
         self._raw_headers = []
         self._chunks = []
-        self._size = 0
         if self._phase != HEADERS:
             self._phase, self._since = HEADERS, self.loop.time()
 
@@ -133,25 +143,20 @@ class CheckProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Hand everything but a POST to a check's path over at once."""
+        """Hand everything over at once that is not ordinary by its head."""
         self._phase, self._since = BODY, self.loop.time()
-        if (
-            self._point is None
-            or self.url not in _LIMITS
-            or self.parser.get_method() != b"POST"
-            or self._is_answering()
-        ):
+        if self.transport.is_closing():
+            return  # the request before was the last; this one stays held and is passed over
+        self._head = self._read_head()
+        if self._head is None:
             self._hand_over()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body, within the limit."""
-        if not self._held:
+        """Keep a piece of the body; the parser sees to it that it is as long as was said."""
+        if self._held:
+            self._chunks.append(body)
+        else:
             super().on_body(body)
-            return
-        self._chunks.append(body)
-        self._size += len(body)
-        if self._size > _LIMITS[self.url]:
-            self._hand_over()
 
     def on_message_complete(self) -> None:
         """Answer, or hand over."""
@@ -159,15 +164,18 @@ class CheckProtocol(HttpToolsProtocol):
         if not self._held:
             super().on_message_complete()
             return
+        if self.transport.is_closing():
+            return
+        self._closing = self._closing or not self.parser.should_keep_alive()
         answer = self._answer()
         if answer is None:
             self._hand_over()
             super().on_message_complete()
             return
-        self._held = False
+        self._held = self._counted = False
         self._phase, self._since = IDLE, self.loop.time()
         self._write(answer)
-        if self._closing or not self.parser.should_keep_alive():
+        if self._closing:
             self.transport.close()
 
     def _write(self, answer: bytes) -> None:
@@ -188,16 +196,26 @@ class CheckProtocol(HttpToolsProtocol):
 
     # --- answering and handing over ---------------------------------------------------------------
 
-    def _answer(self) -> bytes | None:
-        """Return the whole response to an ordinary check; ``None`` when it is not ordinary."""
-        point = self._point
-        assert point is not None
+    def _read_head(self) -> KnownHead | None:
+        """Return what the head says of an ordinary request; ``None`` when it is not ordinary."""
+        point, limit = self._point, _LIMITS.get(self.url)
+        if (
+            point is None
+            or limit is None
+            or self.parser.get_method() != b"POST"
+            or self.parser.get_http_version() != "1.1"
+            or self._is_answering()
+            or self.flow.write_paused
+        ):
+            return None
         authorization = request_id = media_type = length = None
         for raw_name, value in self._raw_headers:
             name = raw_name.lower()
             if name == b"authorization":
                 authorization = value
             elif name == b"content-type":
+                if media_type is not None:
+                    return None
                 media_type = value
             elif name == b"content-length":
                 length = value
@@ -205,27 +223,35 @@ class CheckProtocol(HttpToolsProtocol):
                 request_id = value
             elif name in _SPECIAL:
                 return None
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if (
             authorization is None
             or length is None
             or media_type is None
-            or not body
-            or media_type.lower() not in _JSON
-            or self.parser.get_http_version() != "1.1"
+            or media_type.lower() not in JSON_TYPES
+            or not 0 < int(length) <= limit
             or (request_id is not None and not REQUEST_ID.match(request_id))
         ):
             return None
         try:
             generation = point.generation
             caller = point.caller(authorization)
-            if caller is None or caller.role is not Role.SERVICE:
-                return None
-            head = KnownHead(len(body), self.url == _BATCH, caller, generation, request_id)
-            answer = self._decide(point, head, body)
         except LedgerError:
             return None  # the application refuses it, in its own words
-        if self._arrived.endswith(body) and self.parser.should_keep_alive():
+        if caller is None or caller.role is not Role.SERVICE:
+            return None
+        return KnownHead(int(length), self.url == _BATCH, caller, generation, request_id)
+
+    def _answer(self) -> bytes | None:
+        """Return the whole response to a held request; ``None`` when it must be refused."""
+        point, head = self._point, self._head
+        assert point is not None
+        assert head is not None
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        try:
+            answer = self._decide(point, head, body)
+        except LedgerError:
+            return None
+        if self._arrived.endswith(body) and not self._closing:
             known = self._arrived[: -len(body)]
             if known.find(b"\r\n\r\n") == len(known) - 4:
                 point.remember(known, head)
@@ -234,7 +260,7 @@ class CheckProtocol(HttpToolsProtocol):
     def _answer_known(self, data: bytes) -> bytes | None:
         """Return the response to a whole request with a known head; ``None`` for any other."""
         point = self._point
-        if point is None or self._closing:
+        if point is None or self._closing or self.flow.write_paused:
             return None
         end = data.find(b"\r\n\r\n") + 4
         head = point.known_heads.get(data[:end])
@@ -246,7 +272,9 @@ class CheckProtocol(HttpToolsProtocol):
             return None
 
     def _decide(self, point: DecisionPoint, head: KnownHead, body: bytes) -> bytes:
-        point.count(head.caller)
+        if not self._counted:
+            point.count(head.caller)
+            self._counted = True
         decided = point.evaluations(body) if head.is_batch else point.evaluation(body)
         status = _status(self.server_state.default_headers)
         if head.request_id is None and not self._closing:
@@ -277,6 +305,9 @@ class CheckProtocol(HttpToolsProtocol):
         for name, value in self._raw_headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        if self._counted:
+            self.scope["state"][COUNTED_KEY] = True
+            self._counted = False
         if self._closing:
             self.cycle.keep_alive = False
         for chunk in chunks:
@@ -303,14 +334,14 @@ _status = _StatusLine()
 
 # --- one look at all connections ------------------------------------------------------------------
 
-_sweeping: set[int] = set()
+_sweeping: WeakSet[Any] = WeakSet()
 
 
 def _watch(protocol: CheckProtocol) -> None:
     """Make sure that the connections of this protocol's server are looked at."""
     state = protocol.server_state
-    if id(state) not in _sweeping:
-        _sweeping.add(id(state))
+    if state not in _sweeping:
+        _sweeping.add(state)
         protocol.loop.call_later(SWEEP_INTERVAL_S, _sweep, protocol.loop, state)
 
 
@@ -322,4 +353,4 @@ def _sweep(loop: asyncio.AbstractEventLoop, state: Any) -> None:
     if state.connections:
         loop.call_later(SWEEP_INTERVAL_S, _sweep, loop, state)
     else:
-        _sweeping.discard(id(state))
+        _sweeping.discard(state)

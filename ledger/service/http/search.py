@@ -97,7 +97,9 @@ def page_of(body: Mapping[str, Any], kind: str) -> Page:
         if not isinstance(token, str) or len(token) > TOKEN_MAX:
             raise ValueError("no token")  # noqa: TRY301 - answered as any other bad token
         found = orjson.loads(base64.urlsafe_b64decode(token.encode("ascii")))
-        page = Page(int(found["limit"]), str(found["after"]), str(found["of"]))
+        if type(found["limit"]) is not int or not 0 <= found["limit"] <= RESULTS_MAX:
+            raise ValueError("no limit")  # noqa: TRY301 - as above
+        page = Page(found["limit"], str(found["after"]), str(found["of"]))
     except (ValueError, KeyError, TypeError):
         raise MalformedRequest("page.token is none of ours", field="/page/token") from None
     if page.digest != digest or (limit is not None and min(limit, RESULTS_MAX) != page.limit):
