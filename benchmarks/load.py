@@ -30,7 +30,9 @@ class Load:
 
     def percentile(self, share: float) -> float:
         """Return the latency within which ``share`` of the requests were answered."""
-        return self.latencies_ms[min(len(self.latencies_ms) - 1, int(len(self.latencies_ms) * share))]
+        return self.latencies_ms[
+            min(len(self.latencies_ms) - 1, int(len(self.latencies_ms) * share))
+        ]
 
 
 async def run(host: str, port: int, requests: Sequence[bytes], connections: int) -> Load:

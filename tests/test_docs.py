@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import configparser
+import dataclasses
 import importlib
+import inspect
 import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -34,6 +37,7 @@ from ledger.service.http import problems
 from ledger.service.http.app import create_app
 from ledger.service.settings import SETTINGS_FILE_VARIABLE, Settings
 from ledger.service.wiring import build
+from projections.access import AccessFollower, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -51,6 +55,8 @@ SHOWN_ONLY = ("console", "ini", "json", "text", "toml")
 ANYTHING = "…"
 LIFE_FILES_MAX = 6  # more files than a reader keeps in mind
 START_RETRIES = 7  # with the pauses between them, half a minute
+PAGE_TIMEOUT_S = 90
+DECISION_LINES_MAX = 40  # a decision that takes longer to read is read by nobody
 
 
 # --- reading pages --------------------------------------------------------------------------------
@@ -180,23 +186,37 @@ def served(folder: Path, environment: dict[str, str], port: int) -> Iterator[Non
         process.wait(timeout=30)
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """A demo on a free port, with the project's command on the path."""
-    folder = tmp_path_factory.mktemp("demo")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in found]
+
+
+def lay_out(folder: Path) -> None:
+    """Make a folder look like the project's to a page: its programs, and its examples."""
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, words in (("compliance-ledger", "-m ledger "), ("python", "")):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
+        program.chmod(0o755)
+    (folder / "docs").symlink_to(DOCS)
+
+
+@contextmanager
+def running_demo(folder: Path, settings: dict[str, str]) -> Iterator[Demo]:
+    """A demo on a free port, served with these settings."""
+    lay_out(folder)
+    port, gateway_port = free_ports(2)
     url = f"http://127.0.0.1:{port}"
-    command = folder / "bin" / "compliance-ledger"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ledger "$@"\n')
-    command.chmod(0o755)
-    path = [str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    programs = [str(folder / ".venv/bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_")}
-    environment |= {"PATH": os.pathsep.join(path), "PYTHONPATH": str(ROOT), "LEDGER": url}
+    environment |= {"PATH": os.pathsep.join(programs), "PYTHONPATH": str(ROOT)}
+    environment |= {"LEDGER": url, "GATEWAY_PORT": str(gateway_port)}
     transport = httpx.HTTPTransport(retries=START_RETRIES)
     with (
-        served(folder, environment, port),
+        served(folder, {**environment, **settings}, port),
         httpx.Client(base_url=url, transport=transport, timeout=20) as http,
     ):
         assert 200 == http.get("/readyz").status_code, (folder / "server.log").read_text()
@@ -204,25 +224,56 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield Demo(folder, environment, http, keys)
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The demo of all pages that want no settings."""
+    with running_demo(tmp_path_factory.mktemp("demo"), {}) as running:
+        yield running
+
+
+def settings_before(line: str) -> tuple[dict[str, str], str]:
+    """The settings that a command line begins with, and the command."""
+    found: dict[str, str] = {}
+    while match := re.match(r"([A-Z][A-Z0-9_]*)=(\S+) +", line):
+        found[match[1]] = match[2]
+        line = line[match.end() :]
+    return found, line
+
+
+def settings_of(page: str) -> dict[str, str]:
+    """The settings with which a page says to start the demo."""
+    found: dict[str, str] = {}
+    for block in ALL_BLOCKS[page]:
+        for line in block.text.splitlines() if block.info == "console" else ():
+            settings, command = settings_before(line)
+            if command == "make run":
+                found |= settings
+    return found
+
+
 def run_in_order(blocks: Iterable[Block], demo: Demo) -> list[tuple[int, str]]:
     """Run blocks in one shell, one after the other; returns exit status and output of each."""
-    script = ""
+    script = "trap 'kill $(jobs -p) 2> /dev/null' EXIT\n"
     for block in blocks:
         text = block.text
         if block.info == "python":
             text = f"python3 - <<'END OF BLOCK'\n{text}\nEND OF BLOCK"
         script += f"{text}\nprintf '\\n--- block ended with %s ---\\n' $?\n"
-    finished = subprocess.run(
+    with subprocess.Popen(
         ["bash", "-c", script],
         cwd=demo.folder,
         env=demo.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=90,
-        check=False,
-    )
-    parts = re.split(r"\n--- block ended with (\d+) ---\n", finished.stdout)
+        start_new_session=True,
+    ) as shell:
+        try:
+            printed, _ = shell.communicate(timeout=PAGE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)  # what the page has started goes with its shell
+            raise
+    parts = re.split(r"\n--- block ended with (\d+) ---\n", printed)
     return [(int(status), out) for out, status in zip(parts[::2], parts[1::2], strict=False)]
 
 
@@ -232,9 +283,21 @@ def is_as_shown(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.strip(), flags=re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("page", RUNNING)
+@pytest.mark.parametrize("page", [page for page in RUNNING if not settings_of(page)])
 def test_the_examples_of_a_page_run_as_they_stand(page: str, demo: Demo) -> None:
     """Every command of a page works word for word, and prints what the page shows after it."""
+    check_examples(page, demo)
+
+
+@pytest.mark.parametrize("page", [page for page in RUNNING if settings_of(page)])
+def test_the_examples_of_a_page_run_with_its_settings(page: str, tmp_path: Path) -> None:
+    """A page that starts the demo with settings works word for word against such a demo."""
+    with running_demo(tmp_path, settings_of(page)) as own:
+        check_examples(page, own)
+
+
+def check_examples(page: str, demo: Demo) -> None:
+    """Run a page, and compare what it prints with what it shows."""
     blocks = ALL_BLOCKS[page]
     names = next(block for block in ALL_BLOCKS["README.md"] if block.info == "bash")
     running = [block for block in blocks if block.info in RUN]
@@ -342,14 +405,17 @@ def test_commands_that_are_only_shown_exist() -> None:
             *(
                 code
                 for code in quoted(prose_of(page))
-                if code.startswith(("make ", "compliance-l"))
+                if code.startswith(("make ", "compliance-l", "LEDGER_")) and " " in code
             ),
         )
         for line in text.splitlines()
     }
     assert shown
     existing = commands()
-    for line in shown:
+    names = {f"LEDGER_{name.upper()}" for name in Settings.model_fields}
+    for whole in shown:
+        settings, line = settings_before(whole)
+        assert set(settings) <= names, whole
         words = shlex.split(line)
         if words[0] == "make":
             assert {word for word in words[1:] if word.islower()} <= make_targets(), line
@@ -385,12 +451,15 @@ def test_every_setting_is_documented_with_its_default() -> None:
     documented = {quoted(row[0])[0]: quoted(row[1])[:1] for row in rows_of(page)}
 
     expected = {
-        f"LEDGER_{name.upper()}": [
-            str(field.default).lower() if isinstance(field.default, bool) else field.default
-        ]
+        f"LEDGER_{name.upper()}": [] if field.default is None else [default_shown(field.default)]
         for name, field in Settings.model_fields.items()
     }
     assert {**expected, SETTINGS_FILE_VARIABLE: []} == documented
+
+
+def default_shown(value: object) -> str:
+    """A default as the page writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --- routes ---------------------------------------------------------------------------------------
@@ -529,10 +598,11 @@ def test_what_stands_around_every_event_is_documented(demo: Demo) -> None:
 
 # --- errors ---------------------------------------------------------------------------------------
 
-KINDS = {"ledger_error", "refused", "conflict"}  # what other errors are, never answered themselves
+KINDS = {"ledger_error", "refused"}  # what other errors are, never answered themselves
 OF_THE_FRAMEWORK = {"no_such_route", "method_not_allowed", "internal_error"}
 OF_EVERY_COMMAND = {
-    *("malformed_request", "not_authenticated", "not_allowed", "body_too_large"),
+    *("malformed_request", "not_authenticated", "not_allowed", "too_many_requests"),
+    *("body_too_large", "conflict"),
     *("unsupported_media_type", "invalid_request", "invalid_value", "event_too_large"),
     *("idempotency_key_reused", "unavailable", "behind", "store_busy", "unknown_fact"),
     *("internal_error", "tamper_detected"),
@@ -788,9 +858,12 @@ def test_every_member_of_an_access_answer_is_documented(demo: Demo) -> None:
     assert list(context["suspensions"][0]) in tables
 
 
-def constants(*places: str) -> dict[str, object]:
+IS_A_LIMIT = re.compile(r"[A-Z][A-Z0-9_]*(_MAX|_S|_SECONDS|_DEFAULT)")
+
+
+def constants(*places: str) -> dict[str, list[object]]:
     """The named limits in some files and folders: names that end as a limit's name does."""
-    found: dict[str, object] = {}
+    found: dict[str, list[object]] = {}
     for place in places:
         path = ROOT / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
@@ -803,11 +876,9 @@ def constants(*places: str) -> dict[str, object]:
             module = importlib.import_module(
                 file.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
             )
-            found |= {
-                name: getattr(module, name)
-                for name in names
-                if re.fullmatch(r"[A-Z][A-Z0-9_]*(_MAX|_S|_DEFAULT)", name)
-            }
+            for name in names:
+                if IS_A_LIMIT.fullmatch(name) or name == "WRITTEN_TOGETHER":
+                    found.setdefault(name, []).append(getattr(module, name))
     return found
 
 
@@ -820,15 +891,83 @@ def as_shown(value: object) -> str:
 
 
 def test_every_limit_is_documented_with_its_value() -> None:
-    """Each named limit of the values and the service stands on the page, as it is."""
-    everywhere = constants(
-        "ledger/domain", "ledger/application.py", "ledger/store", "ledger/service"
-    )
-    must = constants("ledger/domain/values.py", "ledger/service")
-    documented = {quoted(row[0])[0]: row[1] for row in rows_of(read("limits.md"))}
+    """Each named limit of the values, the service and the follower stands on the page, as it is."""
+    must = constants("ledger/domain/values.py", "ledger/service", "projections/access/follower.py")
+    may = constants("ledger/domain", "ledger/application.py", "ledger/store")
+    documented: dict[str, list[str]] = {}
+    for row in rows_of(read("limits.md")):
+        documented.setdefault(quoted(row[0])[0], []).append(row[1])
 
     assert set(must) <= set(documented)
-    assert {name: as_shown(everywhere[name]) for name in documented} == documented
+    assert {name: sorted(map(as_shown, {**may, **must}[name])) for name in documented} == {
+        name: sorted(values) for name, values in documented.items()
+    }
+
+
+def test_every_member_of_a_snapshot_is_documented(demo: Demo) -> None:
+    """The page has each kind of line with as many columns as a line of it has."""
+    section = sections_named(read("http.md"))["Snapshot and changes"]
+    kinds, members = tables_of(section)
+    documented = {quoted(row[0])[0]: len(quoted(row[1])) for row in kinds}
+
+    lines = demo("GET", "/v1/access/snapshot", "service").text.splitlines()
+    found = {kind: len(columns) for kind, *columns in map(json.loads, lines)}
+    assert found.items() <= documented.items()
+    assert {*found, "known"} == set(documented)
+    changes = demo.done("GET", "/v1/access/changes?after=0", "service")
+    assert list(changes) == [quoted(row[0])[0] for row in members]
+    assert list(changes["events"][0]) == quoted(members[2][1])
+
+
+def sections_named(text: str) -> dict[str, str]:
+    """What stands under each heading, by the heading's words."""
+    parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_follower_is_documented_as_it_is_called() -> None:
+    """The tables of the page have the arguments of a follower and the members of a verdict."""
+    page = (DOCS / "how-to/answer-in-your-own-process.md").read_text(encoding="utf-8")
+    arguments, verdict, _ = tables_of(page)
+    parameters = list(inspect.signature(AccessFollower).parameters.values())
+
+    assert [one.name for one in parameters] == [quoted(row[0])[0] for row in arguments]
+    assert [field.name for field in dataclasses.fields(Verdict)] == [
+        quoted(row[0])[0] for row in verdict
+    ]
+    written = {quoted(row[0])[0]: quoted(row[1]) for row in arguments}
+    for one in parameters:
+        if isinstance(one.default, str | float):
+            assert [str(one.default)] == written[one.name]
+
+
+def test_every_member_of_a_logged_decision_is_documented() -> None:
+    """The table of the page has the members of the line that its example prints."""
+    page = DOCS / "how-to/find-wrongful-refusals.md"
+    line = next(
+        line for block in blocks_of(page) for line in block.text.splitlines() if line[0] == "{"
+    )
+    [table] = tables_of(page.read_text(encoding="utf-8"))
+
+    assert re.findall(r'"(\w+)":', line) == [quoted(row[0])[0] for row in table]
+
+
+def test_the_statuses_of_authzen_are_those_of_every_error() -> None:
+    """The AuthZEN page gives each code the status that the page of errors gives it."""
+    rows = code_rows()
+    section = sections_named(read("authzen.md"))["Errors"]
+
+    documented = [(row[0], code) for row in rows_of(section) for code in quoted(row[1])]
+    assert documented
+    assert documented == [(rows[code][1], code) for _, code in documented]
+
+
+def test_every_benchmark_is_described() -> None:
+    """The page about performance says what each benchmark does, and names no other."""
+    page = (DOCS / "operating/performance.md").read_text(encoding="utf-8")
+    described = {quoted(row[0])[0] for row in next(tables_of(page))}
+
+    assert {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")} == described
 
 
 # --- the life of a suspension ---------------------------------------------------------------------
@@ -874,6 +1013,27 @@ def test_the_life_goes_from_the_route_to_the_check() -> None:
 
 
 # --- pages among themselves -----------------------------------------------------------------------
+
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    """A decision is quoted by its number, which its title and its file's name agree on."""
+    titles = [path.read_text(encoding="utf-8").partition(". ")[0] for path in DECISIONS]
+
+    assert [f"# {number}" for number in range(1, len(DECISIONS) + 1)] == titles
+    assert titles == [f"# {int(path.name[:4])}" for path in DECISIONS]
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=name_of)
+def test_a_decision_is_short_and_whole(page: Path) -> None:
+    """A decision has its four sections, in at most forty lines."""
+    text = page.read_text(encoding="utf-8")
+
+    assert DECISION_LINES_MAX >= len(text.splitlines())
+    assert ["Context", "Decision", "Consequences", "Alternatives"] == re.findall(
+        r"^## (.*)$", text, flags=re.MULTILINE
+    )
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -36,6 +36,7 @@ DEMO_FOLDER: Final = Path("var/demo")
 FIRST_OPERATOR: Final = "admin"
 KEEP_ALIVE_S: Final = 75  # longer than the idle time of common proxies, so that they close first
 DRAIN_S: Final = 30  # how long open requests may take once the service is told to stop
+TABLE_WIDTH_MIN: Final = 160  # characters; in a narrower one ids would be cut
 
 app = typer.Typer(
     name="compliance-ledger",
@@ -113,6 +114,11 @@ def _existing(settings: Settings) -> Iterator[Service]:
 
 def _print_json(value: object) -> None:
     typer.echo(orjson.dumps(value).decode())
+
+
+def _print_table(table: Table) -> None:
+    out.width = max(out.width, TABLE_WIDTH_MIN)
+    out.print(table)
 
 
 # --- init and serve -------------------------------------------------------------------------------
@@ -354,7 +360,7 @@ def wrongful(
             ", ".join(decision["suspensions"]),
             decision["decision_id"],
         )
-    out.print(table)
+    _print_table(table)
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -409,7 +415,7 @@ def list_keys(as_json: AsJson = False) -> None:
         for key in operator["keys"] or [None]:
             described = ("", "", "") if key is None else _describe(key, now)
             table.add_row(operator["id"], operator["role"], *described)
-    out.print(table)
+    _print_table(table)
 
 
 def _describe(key: dict[str, Any], now: datetime) -> tuple[str, str, str]:

@@ -40,6 +40,7 @@ class Feed:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._draining = False
         self.position = 0
         self.failure: Exception | None = None
 
@@ -55,6 +56,11 @@ class Feed:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+
+    def drain(self) -> None:
+        """Let go of everybody who waits: the process is about to end, another one answers."""
+        self._draining = True
+        self._wake()
 
     def committed(self, recorded: Sequence[Recorded]) -> None:
         """Apply what this process has just committed, after what others committed before."""
@@ -112,22 +118,22 @@ class Feed:
             )
 
     async def wait_for(self, position: int, *, timeout_s: float = MIN_POSITION_WAIT_S) -> None:
-        """Return when ``position`` is applied; raise ``Behind`` after ``timeout_s``."""
+        """Return when ``position`` is applied; raise ``Behind`` after ``timeout_s``, or drained."""
         if self.position >= position:
             return
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append((position, loop, future))
         self._wake()  # it may have been applied between the two lines above
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            raise Behind(f"position {position} is asked for, {self.position} is applied") from None
+        if self.position < position:
+            raise Behind(f"position {position} is asked for, {self.position} is applied")
 
     def _wake(self) -> None:
         for waiter in list(self._waiting):
             position, loop, future = waiter
-            if future.done() or self.position >= position:
+            if future.done() or self.position >= position or self._draining:
                 with contextlib.suppress(ValueError):  # another thread took it out
                     self._waiting.remove(waiter)
                 with contextlib.suppress(RuntimeError):  # the loop that waited is closed

@@ -231,7 +231,7 @@ class AccessFollower:
                 if not self._loaded.is_set():
                     self._load()
                 self._take_changes()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it goes on trying, whatever it was
                 if not self._stop.is_set():
                     self._note(error)
                     self._stop.wait(RETRY_S)

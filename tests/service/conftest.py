@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import uvicorn
 
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import Role
-from ledger.service.http.app import create_app
+from ledger.service.http.app import Front, create_app
 from ledger.service.http.protocol import CheckProtocol
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
@@ -25,6 +26,21 @@ from tests.checks import check_ledger
 
 T0 = conftest.T0
 SetClock = conftest.SetClock
+
+
+DOCUMENT: dict[str, Any] = {}
+"""The OpenAPI document, once a service has told it; the same for every service."""
+
+
+def template_of(path: str) -> str | None:
+    """Return the path of the document that a path is one of."""
+    found = [
+        template
+        for template in DOCUMENT["paths"]
+        if re.fullmatch(re.sub(r"\{[a-z]+\}", "[^/]+", template), path)
+    ]
+    # Of /v1/events/counts and /v1/events/{position}, the one without a parameter is meant.
+    return min(found, key=lambda template: "{" in template) if found else None
 
 
 @dataclass
@@ -45,7 +61,27 @@ class Running:
         headers = dict(more.pop("headers", {}))
         if role is not None:
             headers["Authorization"] = f"Bearer {self.keys[role]}"
-        return self.http.request(method, path, headers=headers, **more)
+        response = self.http.request(method, path, headers=headers, **more)
+        self.check_documented(response)
+        return response
+
+    def check_documented(self, response: httpx.Response) -> None:
+        """Check that the OpenAPI document describes the status and the code of an answer."""
+        if not DOCUMENT:
+            DOCUMENT.update(self.http.get("/openapi.json").json())
+        request = response.request
+        path = request.url.raw_path.decode().partition("?")[0]
+        template = template_of(path)
+        operation = DOCUMENT["paths"][template].get(request.method.lower()) if template else None
+        problem = "problem" in response.headers.get("content-type", "")
+        code = response.json()["code"] if problem else None
+        if operation is None or code in ("no_such_route", "method_not_allowed"):
+            return
+        name = f"{request.method} {path} answers {response.status_code} {code}"
+        described = operation["responses"].get(str(response.status_code))
+        assert described is not None, f"{name}, which is not in the document"
+        if code is not None:
+            assert f"`{code}`" in described["description"], f"{name}, which is not described"
 
     def done(self, method: str, path: str, *, role: str, **more: Any) -> dict[str, Any]:
         """Send a request that must succeed; returns the body."""
@@ -83,17 +119,23 @@ def open_ledger(service: Service) -> dict[str, str]:
     return keys
 
 
-def serve(service: Service) -> tuple[uvicorn.Server, threading.Thread, str]:
-    """Serve in a thread on a free port of 127.0.0.1; returns when it answers."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def serve(
+    service: Service, *, app: Front | None = None
+) -> tuple[uvicorn.Server, threading.Thread, str]:
+    """Serve in a thread on a free port of 127.0.0.1; returns when it answers.
+
+    Given an application that is served already, it is served once more, by uvicorn alone.
+    """
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2_048)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
-        create_app(service),
-        http=CheckProtocol,
+        app or create_app(service),
+        http="httptools" if app else CheckProtocol,
         log_level="warning",
         access_log=False,
-        lifespan="on",
+        lifespan="off" if app else "on",
         ws="none",
+        timeout_keep_alive=75,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -110,9 +152,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[str]:
+def serving(service: Service, *, app: Front | None = None) -> Iterator[str]:
     """Serve for as long as the block runs; yields the URL."""
-    server, thread, url = serve(service)
+    server, thread, url = serve(service, app=app)
     try:
         yield url
     finally:

@@ -153,11 +153,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         document["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "A key of an operator."}
         }
+        document["paths"] = {**authzen_openapi.paths(), **document["paths"]}
         for operations in document["paths"].values():
             for operation in operations.values():
                 _only_our_problems(operation["responses"])
                 operation["responses"]["500"] = _FAULT
-        document["paths"] = {**authzen_openapi.paths(), **document["paths"]}
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document

@@ -183,6 +183,10 @@ class DecisionPoint:
         if self._limiter is not None:
             self._limiter.count(caller.key)
 
+    def drain(self) -> None:
+        """Let go of requests that wait for news: the server is shutting down."""
+        self._feed.drain()
+
     def evaluation(self, raw: bytes) -> bytes:
         """Answer the body of an evaluation request (AuthZEN 1.0, section 6).
 
@@ -236,7 +240,7 @@ class DecisionPoint:
             self.entity(item.get("subject"), "subject"),
             self.entity(item.get("resource"), "resource"),
             action_of(item.get("action")),
-            self.through(item.get("context")),
+            self.through(item["context"]) if "context" in item else _NOBODY,
         )
 
     def _decide_on(
@@ -523,7 +527,12 @@ class AccessApp:
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id")
         try:
-            body = await self._answer(scope, receive, headers)
+            self._admit(scope, headers, request_id)
+            decide, limit = self._limits[scope["path"]]
+            raw = await _body(scope, receive, headers, limit)
+            if b"ledger-min-position" in headers:
+                await self._feed.wait_for(_position(headers[b"ledger-min-position"]))
+            body = decide(raw)
         except LedgerError as error:
             await self._refuse(problem_of(error), request_id, scope, receive, send)
             return
@@ -533,8 +542,8 @@ class AccessApp:
             return
         answered = [
             (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"ledger-position", str(self._point.position).encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"ledger-position", b"%d" % self._point.position),
         ]
         if request_id is not None:
             answered.append((b"x-request-id", request_id))
@@ -553,9 +562,10 @@ class AccessApp:
         refusal.raw_headers.append((b"x-request-id", echoed))
         await refusal(scope, receive, send)
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]
-    ) -> bytes:
+    def _admit(
+        self, scope: Scope, headers: Mapping[bytes, bytes], request_id: bytes | None
+    ) -> None:
+        """Refuse whom the request must not be answered, before anything of its body is read."""
         if scope["method"] != "POST":
             raise MethodNotAllowed("an evaluation is a POST")
         caller = self._point.caller(headers.get(b"authorization", b""))
@@ -565,19 +575,16 @@ class AccessApp:
             raise NotAllowed(
                 f"{caller.operator} has the role {caller.role}; this needs {Role.SERVICE}"
             )
-        request_id = headers.get(b"x-request-id")
         if request_id is not None and not REQUEST_ID.match(request_id):
             raise invalid_header("X-Request-ID", "must have 1 to 256 printable ASCII characters")
         if not scope.get("state", {}).get(COUNTED_KEY):
             self._point.count(caller)
-        decide, limit = self._limits[scope["path"]]
-        raw = await _body(scope, receive, headers, limit)
-        minimum = headers.get(b"ledger-min-position")
-        if minimum is not None:
-            if not POSITION.match(minimum.decode("latin-1")):
-                raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
-            await self._feed.wait_for(int(minimum))
-        return decide(raw)
+
+
+def _position(raw: bytes) -> int:
+    if not POSITION.match(raw.decode("latin-1")):
+        raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
+    return int(raw)
 
 
 async def _body(

@@ -21,6 +21,7 @@ from ledger.service.http.problems import (
     MalformedRequest,
     NotAllowed,
     NotAuthenticated,
+    TooManyRequests,
     responses,
 )
 from ledger.service.http.route import allow
@@ -141,6 +142,7 @@ def _operation(
         NotAllowed,
         BodyTooLarge,
         InvalidRequest,
+        TooManyRequests,
         Behind,
         Unavailable,
     )

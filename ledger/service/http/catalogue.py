@@ -39,7 +39,9 @@ from ledger.service.http.shapes import (
 
 routes = router("catalogue")
 EVERYBODY = tuple(Role)
-NamePath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+NamePath = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="The id, a name.")
+]
 
 
 class PolicyRequest(Value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -40,10 +40,16 @@ from ledger.domain.values import (
 )
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
+    ByOperator,
     From,
+    IdPath,
+    OfCategory,
+    OfClause,
+    OfPolicy,
+    OfResource,
+    OfSubject,
     Page,
     PageAsked,
-    Text,
     To,
     Travel,
     command_responses,
@@ -190,7 +196,7 @@ async def record_violation(request: Request, body: ViolationRequest) -> Response
     openapi_extra=allow(Role.APPROVER, command=True),
     responses=command_responses(NotFound, AlreadyOverturned),
 )
-async def overturn(request: Request, id: str, body: OverturnRequest) -> Response:
+async def overturn(request: Request, id: IdPath, body: OverturnRequest) -> Response:
     """Undo a violation. Suspensions that rest on overturned violations only end with it."""
     ledger = service_of(request).ledger
     return await command(
@@ -226,14 +232,14 @@ def violations(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: Text = None,
-    state: ViolationState | None = None,
-    policy: Text = None,
-    clause: Text = None,
-    category: Text = None,
-    model: Text = None,
-    operator: Text = None,
-    detected_by: DetectedBy | None = None,
+    subject: OfSubject = None,
+    state: Annotated[ViolationState | None, Query(description="Of this state, at `at`.")] = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    model: OfResource = None,
+    operator: ByOperator = None,
+    detected_by: Annotated[DetectedBy | None, Query(description="Found so.")] = None,
     recorded_from: From = None,
     to: To = None,
 ) -> Response:
@@ -279,7 +285,7 @@ def model_key(model: str | None, *, parameter: str = "model") -> str | None:
     openapi_extra=allow(*READERS),
     responses=read_responses(ViolationView, NotFound),
 )
-def violation(request: Request, id: str, travel: Travel) -> Response:
+def violation(request: Request, id: IdPath, travel: Travel) -> Response:
     """Return one violation as it stands, or stood."""
     return one(
         request,
@@ -301,10 +307,10 @@ def warnings(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: Text = None,
-    policy: Text = None,
-    category: Text = None,
-    operator: Text = None,
+    subject: OfSubject = None,
+    policy: OfPolicy = None,
+    category: OfCategory = None,
+    operator: ByOperator = None,
     recorded_from: From = None,
     to: To = None,
 ) -> Response:
@@ -335,7 +341,7 @@ def warnings(
     openapi_extra=allow(*READERS),
     responses=read_responses(WarningView, NotFound),
 )
-def warning(request: Request, id: str, travel: Travel) -> Response:
+def warning(request: Request, id: IdPath, travel: Travel) -> Response:
     """Return one warning."""
     return one(
         request,

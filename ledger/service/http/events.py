@@ -13,12 +13,17 @@ from ledger.domain.values import Role
 from ledger.service.http.conduct import model_key
 from ledger.service.http.route import allow, answer, router, service_of
 from ledger.service.http.shapes import (
+    ByOperator,
     EventView,
     From,
     Item,
+    OfCategory,
+    OfPolicy,
+    OfResource,
+    OfSubject,
+    OnBehalfOf,
     Page,
     PageAsked,
-    Text,
     To,
     Travel,
     page,
@@ -40,13 +45,13 @@ Words = Annotated[
 
 
 def event_filter(
-    subject: Text = None,
+    subject: OfSubject = None,
     types: TypesAsked = None,
-    operator: Text = None,
-    on_behalf_of: Text = None,
-    policy: Text = None,
-    category: Text = None,
-    resource: Text = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
     recorded_from: From = None,
     to: To = None,
     q: Words = None,
@@ -66,6 +71,7 @@ def event_filter(
     }
 
 
+PositionPath = Annotated[int, Path(ge=1, le=2**53, description="Positions count from 1.")]
 Filter = Annotated[dict[str, Any], Depends(event_filter)]
 
 
@@ -133,7 +139,7 @@ def counts(request: Request, travel: Travel, filters: Filter) -> Response:
     openapi_extra=allow(Role.AUDITOR),
     responses=read_responses(EventView, NotFound),
 )
-def event(request: Request, position: Annotated[int, Path(ge=1, le=2**53)]) -> Response:
+def event(request: Request, position: PositionPath) -> Response:
     """Return one event by its position."""
     service = service_of(request)
     with service.reading() as (_, head):

@@ -20,6 +20,7 @@ from starlette.background import BackgroundTask
 from ledger.domain.errors import Behind
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Role, format_instant
+from ledger.service.feed import MIN_POSITION_WAIT_S
 from ledger.service.http.route import allow, answer, router, service_of
 from ledger.service.http.shapes import read_responses
 from ledger.service.wiring import Service
@@ -87,16 +88,18 @@ def _write_snapshot(service: Service) -> tuple[Path, int]:
 )
 async def access_changes(
     request: Request,
-    after: Annotated[int, Query(ge=0, le=2**53)],
-    wait: Annotated[float, Query(ge=0, le=WAIT_MAX_S, description="Seconds.")] = 0.0,
+    after: Annotated[int, Query(ge=0, le=2**53, description="The position known so far.")],
+    wait: Annotated[float, Query(ge=0, le=WAIT_MAX_S, description="For so many seconds.")] = 0.0,
 ) -> Response:
     """Return the events after a position that can change an answer; wait for the first when asked.
 
     Ask again with the ``position`` of the answer.
     """
     service = service_of(request)
-    if wait and service.feed.position <= after:
+    if wait:
         with contextlib.suppress(Behind):  # that nothing changed is an answer too
+            # First for what was seen elsewhere: a ledger that went back is told so soon.
+            await service.feed.wait_for(after, timeout_s=min(wait, MIN_POSITION_WAIT_S))
             await service.feed.wait_for(after + 1, timeout_s=wait)
     body = await run_in_threadpool(_changes, service, after)
     return answer(body, position=body["position"], headers={"Cache-Control": "no-store"})

@@ -9,11 +9,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from ledger.domain.values import from_microseconds
-from ledger.service.http.problems import NotAllowed, NotAuthenticated, responses
+from ledger.service.http.problems import NotAllowed, NotAuthenticated, TooManyRequests, responses
 from ledger.service.http.route import answer, router, service_of
 from ledger.service.http.shapes import BEHIND_THE_GATE
 
 routes = router("health")
+KEY_PROBLEMS = (NotAuthenticated, NotAllowed, TooManyRequests)
 
 
 class Alive(BaseModel):
@@ -32,11 +33,14 @@ class Ready(BaseModel):
     clock_behind_s: float = Field(
         description="How far the clock is before the newest fact, in seconds; 0 when it is not."
     )
+    decisions_dropped: int = Field(
+        description="Decisions that the decision log had no room for since this process started."
+    )
 
 
 def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Describe the answers of a route that anybody may use."""
-    open_to_all = [kind for kind in BEHIND_THE_GATE if kind not in (NotAuthenticated, NotAllowed)]
+    open_to_all = [kind for kind in BEHIND_THE_GATE if kind not in KEY_PROBLEMS]
     return {200: {"model": model}, **responses(*open_to_all)}
 
 
@@ -66,5 +70,6 @@ def readyz(request: Request) -> Response:
             "lag": max(0, head - service.feed.position),
             "restricted_subjects": service.index.subjects,
             "clock_behind_s": max(0.0, behind_s),
+            "decisions_dropped": service.decision_log.dropped if service.decision_log else 0,
         }
     return answer(body, position=service.feed.position)

@@ -16,6 +16,7 @@ from ledger.domain.errors import (
 from ledger.domain.values import Identifier, Instant, Role, Title, Value
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
+    IdPath,
     KeyAnswer,
     Page,
     PageByKeyAsked,
@@ -84,7 +85,7 @@ async def enroll(request: Request, body: OperatorRequest) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(NotFound, EndInPast, model=KeyAnswer),
 )
-async def issue_key(request: Request, id: str, body: KeyRequest) -> Response:
+async def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Response:
     """Issue one more key. It is shown in this answer only; the ledger keeps its SHA-256."""
     ledger = service_of(request).ledger
     return await command(
@@ -102,7 +103,7 @@ async def issue_key(request: Request, id: str, body: KeyRequest) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(NotFound, KeyAlreadyRevoked, LastAdminKey),
 )
-async def revoke_key(request: Request, id: str) -> Response:
+async def revoke_key(request: Request, id: IdPath) -> Response:
     """Refuse a key from now on, in every process within a second."""
     ledger = service_of(request).ledger
     return await command(request, lambda by, once: ledger.revoke_key(id, by=by, once=once))

@@ -184,6 +184,8 @@ class CheckProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Finish the request that is arriving, then close; close at once when there is none."""
+        if self._point is not None:
+            self._point.drain()
         if self._held and self._phase in (HEADERS, BODY):
             self._closing = True
         else:

@@ -36,6 +36,7 @@ from ledger.service.http.problems import (
     MalformedRequest,
     NotAllowed,
     NotAuthenticated,
+    TooManyRequests,
     UnsupportedMediaType,
     responses,
 )
@@ -257,6 +258,7 @@ _REFUSALS: Final = responses(
     NotAllowed,
     BodyTooLarge,
     InvalidRequest,
+    TooManyRequests,
     Behind,
     Unavailable,
 )

@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.domain.errors import (
     Behind,
+    Conflict,
     EventTooLarge,
     IdempotencyKeyReused,
     InvalidValue,
@@ -30,6 +31,7 @@ from ledger.service.http.problems import (
     MalformedRequest,
     NotAllowed,
     NotAuthenticated,
+    TooManyRequests,
     UnsupportedMediaType,
     responses,
 )
@@ -98,6 +100,7 @@ BEHIND_THE_GATE: Final = (
     NotAuthenticated,
     NotAllowed,
     InvalidRequest,
+    TooManyRequests,
     Unavailable,
     Behind,
 )
@@ -125,6 +128,7 @@ def command_responses(
             EventTooLarge,
             IdempotencyKeyReused,
             *errors,
+            Conflict,
             StoreBusy,
             UnknownFact,
         ),
@@ -164,7 +168,34 @@ From = Annotated[
     Instant | None, Query(alias="from", description="Recorded at this instant or later.")
 ]
 To = Annotated[Instant | None, Query(description="Recorded before this instant.")]
-Text = Annotated[str | None, Query(max_length=400)]
+OfSubject = Annotated[
+    str | None,
+    Query(max_length=400, description="Of this subject, as type:id.", examples=["user:alice"]),
+]
+OfPolicy = Annotated[
+    str | None,
+    Query(
+        max_length=100,
+        description="Of this policy, or of this version of one.",
+        examples=["acceptable-use", "acceptable-use@1"],
+    ),
+]
+OfCategory = Annotated[
+    str | None, Query(max_length=100, description="Of clauses of this category.")
+]
+OfResource = Annotated[
+    str | None,
+    Query(
+        max_length=400,
+        description="Of this model, by its id, or of any resource, as type:id.",
+        examples=["atlas-3", "model:atlas-3"],
+    ),
+]
+OfClause = Annotated[str | None, Query(max_length=100, description="Of this clause.")]
+OfSuspension = Annotated[str | None, Query(max_length=256, description="Of this suspension.")]
+OnBehalfOf = Annotated[str | None, Query(max_length=400, description="For this human, as type:id.")]
+ByOperator = Annotated[str | None, Query(max_length=256, description="By this operator.")]
+IdPath = Annotated[str, Path(description="The id, as answers name it.")]
 
 
 def subject_of(raw: str, *, parameter: str = "subject") -> Subject:

@@ -44,10 +44,16 @@ from ledger.domain.values import (
 from ledger.service.http.conduct import READERS, model_key
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
+    ByOperator,
     From,
+    IdPath,
+    OfCategory,
+    OfPolicy,
+    OfResource,
+    OfSubject,
+    OfSuspension,
     Page,
     PageAsked,
-    Text,
     To,
     Travel,
     command_responses,
@@ -236,7 +242,7 @@ async def suspend(request: Request, body: SuspensionRequest) -> Response:
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(NotFound, AlreadyEnded, TermRequired, EndTooFar, EndInPast),
 )
-async def revise(request: Request, id: str, body: RevisionRequest) -> Response:
+async def revise(request: Request, id: IdPath, body: RevisionRequest) -> Response:
     """Extend or shorten a suspension that is scheduled or in force."""
     ledger = service_of(request).ledger
     return await command(
@@ -260,7 +266,7 @@ async def revise(request: Request, id: str, body: RevisionRequest) -> Response:
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(NotFound, AlreadyEnded, AlreadyStarted),
 )
-async def cancel(request: Request, id: str, body: CancellationRequest) -> Response:
+async def cancel(request: Request, id: IdPath, body: CancellationRequest) -> Response:
     """Take back a suspension that has not begun."""
     ledger = service_of(request).ledger
     return await command(
@@ -301,14 +307,14 @@ def suspensions(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: Text = None,
-    state: SuspensionState | None = None,
+    subject: OfSubject = None,
+    state: Annotated[SuspensionState | None, Query(description="Of this state, at `at`.")] = None,
     review: Review = None,
-    in_force: Instant | None = None,
-    model: Text = None,
-    policy: Text = None,
-    category: Text = None,
-    operator: Text = None,
+    in_force: Annotated[Instant | None, Query(description="In force at this instant.")] = None,
+    model: OfResource = None,
+    policy: OfPolicy = None,
+    category: OfCategory = None,
+    operator: ByOperator = None,
     recorded_from: From = None,
     to: To = None,
 ) -> Response:
@@ -348,7 +354,7 @@ def suspensions(
     openapi_extra=allow(*READERS),
     responses=read_responses(ListedSuspension, NotFound),
 )
-def suspension(request: Request, id: str, travel: Travel) -> Response:
+def suspension(request: Request, id: IdPath, travel: Travel) -> Response:
     """Return one suspension as it stands, or stood."""
     return one(
         request,
@@ -370,10 +376,10 @@ def reinstatements(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: Text = None,
-    suspension: Text = None,
-    cause: Cause | None = None,
-    operator: Text = None,
+    subject: OfSubject = None,
+    suspension: OfSuspension = None,
+    cause: Annotated[Cause | None, Query(description="For this cause.")] = None,
+    operator: ByOperator = None,
     recorded_from: From = None,
     to: To = None,
 ) -> Response:
@@ -404,7 +410,7 @@ def reinstatements(
     openapi_extra=allow(*READERS),
     responses=read_responses(ReinstatementView, NotFound),
 )
-def reinstatement(request: Request, id: str, travel: Travel) -> Response:
+def reinstatement(request: Request, id: IdPath, travel: Travel) -> Response:
     """Return one reinstatement."""
     return one(
         request,
