@@ -114,8 +114,10 @@ class Service:
     def load(self) -> int:
         """Load what is in memory from the rows; returns the position they are those of.
 
-        Raises ``NotFound`` when the store holds no ledger.
+        Raises ``NotFound`` when the store holds no ledger, ``UnknownFact`` when a newer program
+        wrote it.
         """
+        self.recorder.refuse_unknown_facts()
         with self.recorder.store.transaction(commit=False) as c:
             c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
             row = c.fetchone()

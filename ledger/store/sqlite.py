@@ -23,8 +23,8 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from ledger.domain.errors import StoreBusy, Unavailable
-from ledger.domain.events import Recorded
+from ledger.domain.errors import StoreBusy, Unavailable, UnknownFact
+from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
 from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
 from ledger.store.projection import Projection
@@ -456,6 +456,23 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 else:
                     high = middle - 1
             return low
+
+    def refuse_unknown_facts(self) -> None:
+        """Raise ``UnknownFact`` when the store holds a type or schema this program does not know.
+
+        Deciding on half a record would be worse than not deciding. The canonical bytes of an event
+        end with its schema version, so its data need not be parsed.
+        """
+        with self.store.transaction(commit=False) as c:
+            c.execute("SELECT type, substr(state, -3), min(position) FROM events GROUP BY 1, 2")
+            for type_, ending, position in c.fetchall():
+                schema = int(bytes(ending).rpartition(b":")[2].rstrip(b"}") or b"0")
+                if (type_, schema) not in EVENT_TYPES:
+                    raise UnknownFact(
+                        f"event {position} is a {type_} of schema {schema}, "
+                        "which this version does not know",
+                        position=position,
+                    )
 
     def stream(self, stream: str, *, after: int = 0, until: int | None = None) -> list[Recorded]:
         """Return a stream's events of versions above ``after`` and positions up to ``until``."""

@@ -552,19 +552,11 @@ def test_who_may_not_ask_is_refused_before_the_body_comes(ways: Ways) -> None:
 # --- the plain rule -------------------------------------------------------------------------------
 
 
-def entity(body: Mapping[str, Any], name: str, **properties: object) -> dict[str, Any]:
-    """Return an entity with properties."""
-    return {**body[name], "properties": properties}
-
-
-def with_properties(
-    subject: Mapping[str, object] = CAROL, **given_properties: Mapping[str, object]
-) -> dict[str, Any]:
+def with_properties(**entities: Mapping[str, object]) -> dict[str, Any]:
     """Return carol's use of a model, with properties of the entities that are named."""
-    body: dict[str, Any] = {"subject": subject, "action": USE, "resource": MINI}
+    body: dict[str, Any] = {"subject": CAROL, "action": USE, "resource": MINI}
     return body | {
-        name: {**body[name], "properties": properties}
-        for name, properties in given_properties.items()
+        name: {**body[name], "properties": properties} for name, properties in entities.items()
     }
 
 
