@@ -16,7 +16,14 @@ from typing import Any, Final, TypeVar
 from ledger.application import SYSTEM_AUTHOR, Done, Once
 from ledger.domain.access import Request, UnknownSubjects
 from ledger.domain.errors import LedgerError
-from ledger.domain.events import Author, Clause, Recorded, SubjectSuspended, SuspensionRevised
+from ledger.domain.events import (
+    Author,
+    Clause,
+    Recorded,
+    SubjectSuspended,
+    SuspensionRevised,
+    ViolationRecorded,
+)
 from ledger.domain.values import Basis, Cause, Ending, Resource, Role, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
@@ -71,6 +78,7 @@ class Drawing:
 
     random: Random
     violations: list[str] = field(default_factory=list)
+    owners: dict[str, Subject] = field(default_factory=dict)
     suspensions: list[str] = field(default_factory=list)
     instants: list[datetime] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -94,6 +102,8 @@ class Drawing:
         match event:
             case SubjectSuspended(effective_at=start, ends_at=end):
                 self.instants += [start, end] if end else [start]
+            case ViolationRecorded(violation=violation, subject=owner):
+                self.owners[violation] = owner
             case SuspensionRevised(ends_at=end) if end:
                 self.instants.append(end)
             case _:
@@ -195,14 +205,18 @@ class Drawing:
 
 
 def _suspend(draw: Drawing, now: datetime) -> dict[str, Any]:
-    basis = draw.one([Basis.VIOLATIONS, Basis.PRECAUTIONARY, Basis.LEGAL_ORDER, Basis.LEGAL_ORDER])
+    basis = draw.one([Basis.VIOLATIONS, Basis.PRECAUTIONARY, Basis.LEGAL_ORDER])
+    grounds = draw.some(draw.violations[-4:], 2) if basis is Basis.VIOLATIONS else []
+    subject = draw.one(SUBJECTS)
+    if grounds and not draw.chance(4):  # mostly of whom it is about
+        subject = draw.owners.get(grounds[0], subject)
     return {
-        "subject": draw.one(SUBJECTS),
+        "subject": subject,
         "scope": draw.scope(),
         **draw.term(now),
         "effective_at": draw.instant(now) if draw.chance(2) else None,
         "basis": basis,
-        "grounds": draw.some(draw.violations[-4:], 2) if basis is Basis.VIOLATIONS else [],
+        "grounds": grounds,
         "reason": draw.one(["Fraud.", "Again and again."]),
         "note": "For officers only." if draw.chance(5) else None,
         "reinstatement": Ending.ON_REVIEW if draw.chance(4) else Ending.AUTOMATIC,
@@ -210,8 +224,9 @@ def _suspend(draw: Drawing, now: datetime) -> dict[str, Any]:
 
 
 def _record_violation(draw: Drawing, now: datetime) -> dict[str, Any]:
+    # Few people break the rules, and those again and again.
     return {
-        "subject": draw.one(SUBJECTS),
+        "subject": draw.one([*SUBJECTS, *SUBJECTS[:2] * 4]),
         "policy": draw.one(["aup", "aup", "aup@1", "aup@2"]),
         "clause": draw.one([*CLAUSES, "fraud", "fraud"]),
         "occurred_at": draw.instant(now),

@@ -327,7 +327,7 @@ class World:
         believed: list[tuple[Command, Done]] = []
         try:
             with service.ledger.together():
-                for _ in range(self.random.randint(1, 5)):
+                for _ in range(self.random.randint(1, 8)):
                     command = self.draw.command(self.clock())
                     if done := self.run(service, command):
                         believed.append((command, done))
@@ -419,12 +419,18 @@ class World:
             check_ledger(service)
         recorder = self.services[0].recorder
         endings = [
-            r.event.suspension
-            for r in recorder.events()
-            if isinstance(r.event, SubjectReinstated | SuspensionCancelled)
+            recorded.event
+            for recorded in recorder.events()
+            if isinstance(recorded.event, SubjectReinstated | SuspensionCancelled)
         ]
 
-        assert sorted(set(endings)) == sorted(endings)
+        assert len({event.suspension for event in endings}) == len(endings)
+        for event in endings:
+            term = self.model.terms[event.suspension]
+            assert term.subject == event.subject
+            if isinstance(event, SubjectReinstated) and event.reason is None:
+                ended_by_itself = event.cause is Cause.TERM_SERVED
+                assert (term.end if ended_by_itself else term.over) == event.effective_at
         with recorder.store.transaction(commit=False) as c:
             for key, (command, position) in self.answered.items():
                 assert (command.name, position) == recorder.find_command(c, OFFICER.operator, key)

@@ -83,6 +83,9 @@ class LedgerDatastore(SQLiteDatastore):
         self._depth = 0
         self._threads = threading.local()
         self._readers: list[sqlite3.Connection] = []
+        self._idle = threading.Condition()
+        self._reading = 0
+        self._closed = False
 
     @contextmanager
     def transaction(self, *, commit: bool) -> Iterator[SQLiteCursor]:
@@ -103,6 +106,8 @@ class LedgerDatastore(SQLiteDatastore):
 
     @contextmanager
     def _write(self) -> Iterator[SQLiteCursor]:
+        if self._closed:
+            raise Unavailable(f"{self.path} was closed")
         if self._writer is None:
             self._writer = self._connect()
         connection, depth = self._writer, self._depth
@@ -139,18 +144,37 @@ class LedgerDatastore(SQLiteDatastore):
 
     @contextmanager
     def _snapshot(self) -> Iterator[SQLiteCursor]:
-        connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
-        if connection is None:
-            connection = self._threads.reader = self._connect()
-            self._readers.append(connection)
-        if connection.in_transaction:  # a query that calls another shares its snapshot
-            yield SQLiteCursor(connection.cursor())
-            return
-        connection.execute("BEGIN")
+        with self._reader() as connection:
+            if connection.in_transaction:  # a query that calls another shares its snapshot
+                yield SQLiteCursor(connection.cursor())
+                return
+            connection.execute("BEGIN")
+            try:
+                yield SQLiteCursor(connection.cursor())
+            finally:
+                connection.rollback()
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """Yield this thread's connection for reading; ``close`` waits until it is given back.
+
+        SQLite crashes the process when a connection is closed under a thread that uses it.
+        """
+        with self._idle:
+            if self._closed:
+                raise Unavailable(f"{self.path} was closed")
+            self._reading += 1
         try:
-            yield SQLiteCursor(connection.cursor())
+            connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
+            if connection is None:
+                connection = self._threads.reader = self._connect()
+                self._readers.append(connection)
+            yield connection
         finally:
-            connection.rollback()
+            with self._idle:
+                self._reading -= 1
+                if not self._reading:
+                    self._idle.notify_all()
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -172,23 +196,18 @@ class LedgerDatastore(SQLiteDatastore):
 
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
-        with self._watching() as connection:
+        with self._reader() as connection:
             return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
-    @contextmanager
-    def _watching(self) -> Iterator[sqlite3.Connection]:
-        connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
-        if connection is None:
-            connection = self._threads.reader = self._connect()
-            self._readers.append(connection)
-        yield connection
-
     def close(self) -> None:
-        """Close every connection; nothing may be in use."""
-        super().close()
-        for connection in (*self._readers, *([self._writer] if self._writer else [])):
-            connection.close()
-        self._readers, self._writer = [], None
+        """Close every connection, once nobody reads or writes; from then on nobody can."""
+        with self.turn, self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._reading)
+            super().close()
+            for connection in (*self._readers, *([self._writer] if self._writer else [])):
+                connection.close()
+            self._readers, self._writer = [], None
 
 
 class LedgerRecorder(SQLiteApplicationRecorder):

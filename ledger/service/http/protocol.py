@@ -251,7 +251,7 @@ class CheckProtocol(HttpToolsProtocol):
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         try:
             answer = self._decide(point, head, body)
-        except LedgerError:
+        except Exception:  # noqa: BLE001 - refusals and faults are the application's to answer
             return None
         if self._arrived.endswith(body) and not self._closing:
             known = self._arrived[: -len(body)]
@@ -270,7 +270,7 @@ class CheckProtocol(HttpToolsProtocol):
             return None
         try:
             return self._decide(point, head, data[end:])
-        except LedgerError:
+        except Exception:  # noqa: BLE001 - as in _answer
             return None
 
     def _decide(self, point: DecisionPoint, head: KnownHead, body: bytes) -> bytes:
