@@ -575,7 +575,7 @@ class Ledger:
     ) -> Done:
         with self._transaction():
             if once and (before := self._done_before(by, once)):
-                return Done(before, "repeated")
+                return before
             now = self.recorder.now()
             decided = decide(now)
             if isinstance(decided, Recorded):
@@ -589,21 +589,27 @@ class Ledger:
             if once:
                 with self.recorder.store.transaction(commit=False) as c:
                     self.recorder.remember_command(
-                        c, by.operator, once.key, once.fingerprint, done.recorded.position
+                        c,
+                        by.operator,
+                        once.key,
+                        once.fingerprint,
+                        done.recorded.position,
+                        recorded=done.outcome == "recorded",
                     )
             return done
 
-    def _done_before(self, by: Author, once: Once) -> Recorded | None:
+    def _done_before(self, by: Author, once: Once) -> Done | None:
         with self.recorder.store.transaction(commit=False) as c:
             found = self.recorder.find_command(c, by.operator, once.key)
         if found is None:
             return None
-        fingerprint, position = found
+        fingerprint, position, recorded = found
         if fingerprint != once.fingerprint:
             raise IdempotencyKeyReused(
-                f"this key was used for another request, which recorded event {position}"
+                f"this key was used for another request, which led to event {position}"
             )
-        return _held(self.recorder.event(position))
+        before = _held(self.recorder.event(position))
+        return Done(before, "repeated" if recorded else "unchanged")
 
     def _append(
         self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None

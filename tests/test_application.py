@@ -220,7 +220,7 @@ def test_a_command_that_found_all_so_already_is_remembered(founded: Ledger) -> N
 
     again = founded.register(ALICE, properties={"a": 1}, by=JO, once=ONCE)
 
-    assert ("unchanged", "repeated") == (first.outcome, again.outcome)
+    assert ("unchanged", "unchanged") == (first.outcome, again.outcome)
     assert first.recorded == again.recorded
     assert {"a": 2} == record_of(founded).properties.latest
     refused(

@@ -60,6 +60,7 @@ DDL: Final = (
         idempotency_key TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
         position INTEGER NOT NULL,
+        recorded INTEGER NOT NULL,
         PRIMARY KEY (operator, idempotency_key)
     ) STRICT, WITHOUT ROWID""",
 )
@@ -107,7 +108,7 @@ class LedgerDatastore(SQLiteDatastore):
     @contextmanager
     def _write(self) -> Iterator[SQLiteCursor]:
         if self._closed:
-            raise Unavailable(f"{self.path} was closed")
+            raise Unavailable("the store was closed")
         if self._writer is None:
             self._writer = self._connect()
         connection, depth = self._writer, self._depth
@@ -162,7 +163,7 @@ class LedgerDatastore(SQLiteDatastore):
         """
         with self._idle:
             if self._closed:
-                raise Unavailable(f"{self.path} was closed")
+                raise Unavailable("the store was closed")
             self._reading += 1
         try:
             connection: sqlite3.Connection | None = getattr(self._threads, "reader", None)
@@ -366,23 +367,36 @@ class LedgerRecorder(SQLiteApplicationRecorder):
             draft.event,
         )
 
-    def find_command(self, c: SQLiteCursor, operator: str, key: str) -> tuple[str, int] | None:
-        """Return the fingerprint and position of the command that used this idempotency key."""
+    def find_command(
+        self, c: SQLiteCursor, operator: str, key: str
+    ) -> tuple[str, int, bool] | None:
+        """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
+
+        A command may also have found that its fact held already, recorded by another.
+        """
         c.execute(
-            "SELECT fingerprint, position FROM commands WHERE operator = ? AND idempotency_key = ?",
+            "SELECT fingerprint, position, recorded FROM commands "
+            "WHERE operator = ? AND idempotency_key = ?",
             (operator, key),
         )
         row = c.fetchone()
-        return (row[0], row[1]) if row else None
+        return (row[0], row[1], bool(row[2])) if row else None
 
     def remember_command(
-        self, c: SQLiteCursor, operator: str, key: str, fingerprint: str, position: int
+        self,
+        c: SQLiteCursor,
+        operator: str,
+        key: str,
+        fingerprint: str,
+        position: int,
+        *,
+        recorded: bool,
     ) -> None:
         """Keep what an idempotency key led to, in the transaction that recorded it."""
         c.execute(
-            "INSERT INTO commands (operator, idempotency_key, fingerprint, position) "
-            "VALUES (?, ?, ?, ?)",
-            (operator, key, fingerprint, position),
+            "INSERT INTO commands (operator, idempotency_key, fingerprint, position, recorded) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (operator, key, fingerprint, position, recorded),
         )
 
     # --- reading ----------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -64,7 +63,18 @@ class Wire:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
 
-    def read(self, *, head: bool = False) -> Answer | None:
+    def ask(self, data: bytes) -> Answer:
+        """Send a request and return its answer, which must come."""
+        self.send(data)
+        return self.read()
+
+    def read(self) -> Answer:
+        """Read one response, which must come."""
+        answer = self.take()
+        assert answer is not None, "the server closed the connection"
+        return answer
+
+    def take(self, *, head: bool = False) -> Answer | None:
         """Read one response (``head``: to a HEAD request); ``None`` when the server has closed."""
         try:
             line = self._file.readline()
@@ -97,7 +107,7 @@ class Wire:
     def is_open(self) -> bool:
         """Tell whether the server still answers on this connection."""
         self.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        answer = self.read()
+        answer = self.take()
         return answer is not None and answer.status == 200
 
 
@@ -128,8 +138,7 @@ def chunked(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
-def exchange(url: str, sent: bytes, answers: int, *, head: bool = False) -> Sequence[Answer | None]:
-    """Send bytes on a new connection and read so many answers."""
+def exchange(url: str, sent: bytes) -> Answer:
+    """Send a request on a connection of its own and return its answer, which must come."""
     with Wire(url) as wire:
-        wire.send(sent)
-        return [wire.read(head=head) for _ in range(answers)]
+        return wire.ask(sent)

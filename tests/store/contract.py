@@ -535,10 +535,10 @@ class RecorderContract(ABC):
     def test_a_command_is_remembered_for_its_operator(self, recorder: LedgerRecorder) -> None:
         """What a key led to is found again by the same operator, and by nobody else."""
         with recorder.transaction() as c:
-            recorder.remember_command(c, "jo", "key-1", "fingerprint", 7)
+            recorder.remember_command(c, "jo", "key-1", "fingerprint", 7, recorded=True)
 
         with recorder.store.transaction(commit=False) as c:
-            assert ("fingerprint", 7) == recorder.find_command(c, "jo", "key-1")
+            assert ("fingerprint", 7, True) == recorder.find_command(c, "jo", "key-1")
             assert recorder.find_command(c, "jo", "key-2") is None
             assert recorder.find_command(c, "Jo", "key-1") is None
 
