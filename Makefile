@@ -13,7 +13,7 @@ T ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard ledger projections tests benchmarks)
+SOURCES := $(wildcard ledger projections tests benchmarks docs/examples)
 
 # Written when the locked packages are installed, and when the project itself is.
 LOCKED := $(VENV)/.locked

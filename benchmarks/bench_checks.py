@@ -1,7 +1,7 @@
 """How many checks a second on one core, and how long each takes.
 
-The ceiling in the same run is a bare ASGI application on uvicorn (uvloop, httptools) that parses the
-same body, looks up a dictionary and answers. Where wrk is installed it makes the load; otherwise
+The ceiling in the same run is a bare ASGI application on uvicorn (uvloop, httptools) that parses
+the same body, looks up a dictionary and answers. Where wrk is installed it makes the load; otherwise
 ``benchmarks.load`` does, whose own limit is lower.
 """
 

@@ -1,6 +1,6 @@
 """How many suspensions a second, through HTTP: one client, and 16 at once.
 
-The peer in the same run is the disk itself: commits of one row a transaction in the same SQLite mode.
+The peer in the same run is the disk itself: commits of one row a transaction, in the same mode.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Makes large ledgers quickly: valid events written straight into the table, projections by rebuild.
+"""Makes large ledgers quickly: events written straight into the table, projections by rebuild.
 
-The mix is that of a year of enforcement: of ten events six are violations, two suspensions, one a warning,
-one a reinstatement; every suspension has a violation of its own subject as its ground.
+The mix is that of a year of enforcement: of ten events six are violations, two suspensions, one a
+warning, one a reinstatement; every suspension has violations of its own subject as its grounds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A load generator: many keep-alive connections, requests made beforehand, latencies measured.
 
-It runs in a process of its own, so that what it costs is not the server's. Peak rates are bounded by
-this program, written in Python; where wrk is installed, ``bench_checks`` uses that instead.
+It runs in a process of its own, so that what it costs is not the server's. Peak rates are bounded
+by this program, written in Python; where wrk is installed, ``bench_checks`` uses that instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``check_ledger``: what must hold of a whole ledger, always. Every test above the domain ends with it."""
+"""``check_ledger``: what must hold of a whole ledger. Every test above the domain ends with it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_projections(service: Service) -> None:
 
 
 def check_index(service: Service) -> None:
-    """Check that index and fold agree, on every subject, resource, action and interesting instant."""
+    """Check that index and fold agree on subjects, resources, actions and interesting instants."""
     events = list(service.recorder.events())
     if not events:
         return

@@ -27,7 +27,7 @@ from tests.serving import ROOT, STOPPED_WITHIN_S, Process, opened, started, susp
 from tests.writing import suspend
 
 THREADS: Final = 16
-KEYS_FOR_FIRST: Final = 5  # every so many writes go to the same subject, so that streams grow, too
+WRITES_PER_USER: Final = 5  # so that streams grow, and commands meet on one
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Writing:
 
     def body(self, key: str) -> dict[str, object]:
         """The suspension that is sent under a key, always the same."""
-        number = int(key.removeprefix("key-"))
-        return {
-            **suspended(f"u{number % (self.count // KEYS_FOR_FIRST)}"),
-            "reason": f"Order {number}.",
-        }
+        return {**suspended(self.user(key)), "reason": f"Order {key}."}
+
+    def user(self, key: str) -> str:
+        """Whom the suspension under a key is about: each user is suspended several times."""
+        return f"u{int(key.removeprefix('key-')) % (self.count // WRITES_PER_USER)}"
 
     def until_killed(self, process: Process, answers: int) -> None:
         """Write with all threads; kill the process about when ``answers`` more have come."""
@@ -181,6 +181,39 @@ def test_a_service_killed_again_and_again_has_everything_that_it_answered(
 ) -> None:
     """2,000 writes with 22 kills, 20 times over."""
     print(kill_while_writing(tmp_path, writes=2_000, kills=22, seed=seed))
+
+
+def kill_beside_another(folder: Path, *, writes: int, seed: int) -> None:
+    """Kill a process while it writes; another on the same database goes on, at once."""
+    folder.mkdir(exist_ok=True)
+    database = folder / "ledger.db"
+    keys = opened(database)
+    writing = Writing(writes, Random(seed))
+    with started(database, keys) as other:
+        with started(database, keys) as process:
+            writing.until_killed(process, writing.random.randint(writes // 4, writes // 2))
+        assert 1 == writing.kills
+        writing.repeat(other)
+        newest = max(writing.answered.values(), key=lambda answer: int(str(answer["position"])))
+        position = {"Ledger-Min-Position": str(newest["position"])}
+        for key in writing.answered:
+            assert other.check(writing.user(key), **position).json()["decision"] is False
+        assert "ready" == other("GET", "/readyz").json()["status"]
+        assert 0 == other.stop()
+    recorded = check_after_a_crash(database, writing.answered, most=writes)
+    assert set(recorded) == set(writing.answered)
+
+
+def test_a_process_killed_beside_another_does_not_disturb_it(tmp_path: Path) -> None:
+    """The other one takes over what was not answered, and refuses all that was suspended."""
+    kill_beside_another(tmp_path, writes=300, seed=1)
+
+
+@pytest.mark.soak
+def test_processes_killed_beside_another_never_disturb_it(tmp_path: Path) -> None:
+    """The same, 20 times over."""
+    for seed in range(2, 22):
+        kill_beside_another(tmp_path / str(seed), writes=1_000, seed=seed)
 
 
 # --- killed at the n-th write to the disk ---------------------------------------------------------

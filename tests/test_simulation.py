@@ -433,7 +433,9 @@ class World:
                 assert (term.end if ended_by_itself else term.over) == event.effective_at
         with recorder.store.transaction(commit=False) as c:
             for key, (command, position) in self.answered.items():
-                assert (command.name, position) == recorder.find_command(c, OFFICER.operator, key)
+                found = recorder.find_command(c, OFFICER.operator, key)
+                assert found is not None
+                assert (command.name, position) == found[:2]
             c.execute("SELECT count(*) FROM access_suspensions")
             assert len(self.model.terms) == c.fetchone()[0]
         for service in self.services:

@@ -10,7 +10,9 @@ from ledger.service.wiring import build
 from tests.conftest import SetClock
 from tests.service.conftest import open_ledger
 
-ENVELOPE = b'{"caused_by":null,"data":{},"on_behalf_of":null,"operator":"x","request_id":null,"schema":'
+ENVELOPE = (
+    b'{"caused_by":null,"data":{},"on_behalf_of":null,"operator":"x","request_id":null,"schema":'
+)
 
 
 @pytest.mark.parametrize(
