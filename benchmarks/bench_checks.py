@@ -1,8 +1,8 @@
 """How many checks a second on one core, and how long each takes.
 
 The ceiling in the same run is a bare ASGI application on uvicorn (uvloop, httptools) that parses
-the same body, looks up a dictionary and answers. Where wrk is installed it makes the load; otherwise
-``benchmarks.load`` does, whose own limit is lower.
+the same body, looks up a dictionary and answers. Where wrk is installed it makes the load;
+otherwise ``benchmarks.load`` does, whose own limit is lower.
 """
 
 from __future__ import annotations
