@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
@@ -29,6 +30,5 @@ class Limiter:
         """Count a request of a key; raises ``TooManyRequests`` with when to try again."""
         if not self._limiter.hit(self._rate, key):
             ends_at, _ = self._limiter.get_window_stats(self._rate, key)
-            raise TooManyRequests(
-                f"this key may ask {self._rate}", retry_after_s=max(1, round(ends_at - time.time()))
-            )
+            wait_s = max(1, math.ceil(ends_at - time.time()))
+            raise TooManyRequests(f"this key may ask {self._rate}", retry_after_s=wait_s)

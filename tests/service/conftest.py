@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,13 +120,13 @@ def open_ledger(service: Service) -> dict[str, str]:
 
 
 def serve(
-    service: Service, *, app: Front | None = None
+    service: Service, *, app: Front | None = None, port: int = 0
 ) -> tuple[uvicorn.Server, threading.Thread, str]:
-    """Serve in a thread on a free port of 127.0.0.1; returns when it answers.
+    """Serve in a thread on a port of 127.0.0.1 (0: a free one); returns when it answers.
 
     Given an application that is served already, it is served once more, by uvicorn alone.
     """
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2_048)
+    listening = socket.create_server(("127.0.0.1", port), backlog=2_048)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
         app or create_app(service),
@@ -152,9 +152,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def serving(service: Service, *, app: Front | None = None) -> Iterator[str]:
+def serving(service: Service, *, app: Front | None = None, port: int = 0) -> Iterator[str]:
     """Serve for as long as the block runs; yields the URL."""
-    server, thread, url = serve(service, app=app)
+    server, thread, url = serve(service, app=app, port=port)
     try:
         yield url
     finally:
@@ -268,3 +268,17 @@ def suspension_of(run: Running, subject: str, **more: Any) -> str:
     if "grounds" not in body and "basis" not in body:
         body["grounds"] = [violation_of(run, subject)]
     return str(run.done("POST", "/v1/suspensions", role="officer", json=body)["id"])
+
+
+WITHIN_S = 20.0  # for what comes within milliseconds, on a machine that may be busy
+LOOK_EVERY_S = 0.005
+
+
+def until(condition: Callable[[], bool], *, within_s: float = WITHIN_S) -> None:
+    """Return when something that other threads bring about has come about."""
+    pause = threading.Event()
+    for _ in range(int(within_s / LOOK_EVERY_S)):
+        if condition():
+            return
+        pause.wait(LOOK_EVERY_S)
+    raise AssertionError(f"it did not come about within {within_s} s")

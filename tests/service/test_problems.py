@@ -227,15 +227,32 @@ def broken(settings: Settings, clock: SetClock) -> Iterator[Callable[..., httpx.
 
 
 def test_a_fault_of_ours_is_a_500_that_shows_nothing_of_the_inside(
-    broken: Callable[..., httpx.Response],
+    settings: Settings, clock: SetClock
 ) -> None:
     """The answer has a request id to quote and no word of the cause, which is in the log."""
-    answer = broken("GET", "/v1/operators", role="admin")
+    service = build(settings, clock=clock)
+    keys = open_ledger(service)
+    with serving(service) as url:
+        with service.recorder.store.transaction(commit=True) as c:
+            c.execute("DROP TABLE operator_keys")
+        headers = {"Authorization": f"Bearer {keys['admin']}", "X-Request-ID": "the-fault"}
+
+        answer = httpx.get(f"{url}/v1/operators", headers=headers, timeout=20)
 
     assert_problem(answer, 500, "internal_error")
     assert "the-fault" == answer.headers["x-request-id"]
-    for inside in ("sqlite", "nowhere", "traceback", ".py", "programmingerror"):
+    for inside in ("sqlite", "operator_keys", "traceback", ".py", "operationalerror"):
         assert inside not in answer.text.lower()
+
+
+def test_a_read_that_the_store_cannot_answer_is_a_503(
+    broken: Callable[..., httpx.Response],
+) -> None:
+    """A store that is gone may come back; where it is, is nobody's business."""
+    answer = broken("GET", "/v1/operators", role="admin")
+
+    assert_problem(answer, 503, "unavailable")
+    assert "nowhere" not in answer.text.lower()
 
 
 def test_a_command_that_cannot_be_recorded_is_a_503(broken: Callable[..., httpx.Response]) -> None:

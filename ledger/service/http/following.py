@@ -5,8 +5,10 @@ Both carry what the access index needs and nothing else: no details, notes, evid
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,8 +22,8 @@ from starlette.background import BackgroundTask
 from ledger.domain.errors import Behind
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Role, format_instant
-from ledger.service.feed import MIN_POSITION_WAIT_S
-from ledger.service.http.route import allow, answer, router, service_of
+from ledger.service.feed import MIN_POSITION_WAIT_S, Feed
+from ledger.service.http.route import allow, answer, authenticate, router, service_of
 from ledger.service.http.shapes import read_responses
 from ledger.service.wiring import Service
 from projections.access import CHANGES_ANSWERS, snapshot
@@ -97,12 +99,32 @@ async def access_changes(
     """
     service = service_of(request)
     if wait:
-        with contextlib.suppress(Behind):  # that nothing changed is an answer too
-            # First for what was seen elsewhere: a ledger that went back is told so soon.
-            await service.feed.wait_for(after, timeout_s=min(wait, MIN_POSITION_WAIT_S))
-            await service.feed.wait_for(after + 1, timeout_s=wait)
+        await _first(_news(service.feed, after, wait), _gone(request))
+        authenticate(request, count=False)  # the key may have been revoked meanwhile
     body = await run_in_threadpool(_changes, service, after)
     return answer(body, position=body["position"], headers={"Cache-Control": "no-store"})
+
+
+async def _news(feed: Feed, after: int, wait: float) -> None:
+    with contextlib.suppress(Behind):  # that nothing changed is an answer too
+        # First for what was seen elsewhere: that the ledger went back is to be told soon.
+        await feed.wait_for(after, timeout_s=min(wait, MIN_POSITION_WAIT_S))
+        await feed.wait_for(after + 1, timeout_s=wait)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _first(*waiting: Coroutine[Any, Any, None]) -> None:
+    """Return when one of these has ended; the others are given up."""
+    tasks = [asyncio.ensure_future(one) for one in waiting]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _changes(service: Service, after: int) -> dict[str, Any]:

@@ -145,8 +145,8 @@ def service_of(request: Request) -> Service:
 # --- who is it ------------------------------------------------------------------------------------
 
 
-def authenticate(request: Request) -> Caller:
-    """Return the operator behind the bearer key.
+def authenticate(request: Request, *, count: bool = True) -> Caller:
+    """Return the operator behind the bearer key, and count the request against the key's limit.
 
     Raises ``NotAuthenticated``, always in one wording.
     """
@@ -158,7 +158,7 @@ def authenticate(request: Request) -> Caller:
         caller = service.keyring.find(secret.strip().encode("latin-1"), service.now_us())
     if caller is None:
         raise NotAuthenticated("the request carries no usable key")
-    if service.limiter is not None:
+    if count and service.limiter is not None:
         service.limiter.count(caller.key)
     return caller
 
