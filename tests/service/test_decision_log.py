@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import pytest
 
 from ledger.domain.errors import Unavailable
 from ledger.domain.values import format_instant
-from ledger.service.decision_log import WAITING_MAX, DecisionLog, refused_by
+from ledger.service import decision_log
+from ledger.service.cli import main
+from ledger.service.decision_log import DecisionLog, refused_by
 from ledger.service.settings import Settings
 from tests.service.conftest import (
     T0,
@@ -27,7 +30,6 @@ from tests.service.conftest import (
     until,
     violation_of,
 )
-from tests.serving import program
 
 EVALUATIONS: Final = "/access/v1/evaluations"
 FULL: Final = Path("/dev/full")
@@ -180,18 +182,22 @@ def record(log: DecisionLog, number: int = 0, *suspensions: str) -> str:
     )
 
 
-def test_what_does_not_fit_is_dropped_and_counted(path: Path) -> None:
+def test_what_does_not_fit_is_dropped_and_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A writer that does not get on costs no memory beyond the limit, and no check its answer."""
+    most = 2_500
+    monkeypatch.setattr(decision_log, "WAITING_MAX", most)
     log = DecisionLog(path, sample=1.0)  # its writer has not been started
-    for number in range(WAITING_MAX + 7):
+    for number in range(most + 7):
         assert record(log, number)
 
     assert 7 == log.dropped
     log.start()
     log.stop()
     written = lines_of(path)
-    assert WAITING_MAX == len(written)
-    assert [0, WAITING_MAX - 1] == [written[0]["position"], written[-1]["position"]]
+    assert most == len(written)
+    assert [0, most - 1] == [written[0]["position"], written[-1]["position"]]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no full disk here")
@@ -264,7 +270,27 @@ def test_a_line_that_a_crash_cut_off_spoils_no_other(path: Path) -> None:
 # --- which refusals rested on a violation ---------------------------------------------------------
 
 
-def test_wrongful_lists_the_refusals_that_rested_on_a_violation(tmp_path: Path) -> None:
+@pytest.fixture
+def wrongful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command as the console script does: exit code, what is printed, what is wrong."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compliance-ledger", "wrongful", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_wrongful_lists_the_refusals_that_rested_on_a_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrongful: Callable[..., tuple[int, str, str]]
+) -> None:
     """Exactly those of suspensions with that ground, whoever was refused, overturned or not."""
     path = tmp_path / "decisions.ndjson"
     with logging_to(path) as run:
@@ -298,21 +324,17 @@ def test_wrongful_lists_the_refusals_that_rested_on_a_violation(tmp_path: Path) 
         others.append(asked("user:alice", "atlas-3"))  # let in again
         others.append(asked("organization:acme", "cipher-2"))  # still refused, for another ground
         expected.append(asked("organization:acme", "mini-2"))  # one ground still stands
-    database = tmp_path / "ledger.db"
-    variables = {"LEDGER_DECISION_LOG": str(path)}
-    printed = program("wrongful", "--violation", mistaken, "--json", database=database, **variables)
-    shown = program(
-        "wrongful", "--violation", mistaken, "--log", str(path), database=database, COLUMNS="250"
-    )
+    monkeypatch.setenv("LEDGER_DECISION_LOG", str(path))
+    code, printed, complaint = wrongful("--violation", mistaken, "--json")
+    shown = wrongful("--violation", mistaken, "--log", str(path))[1]
 
-    assert (0, "") == (printed.returncode, printed.stderr)
-    listed = [orjson.loads(line) for line in printed.stdout.splitlines()]
+    assert (0, "") == (code, complaint)
+    listed = [orjson.loads(line) for line in printed.splitlines()]
     assert expected == [line["decision_id"] for line in listed]
     assert not set(others) & {line["decision_id"] for line in listed}
     assert {org, both} <= {id_ for line in listed for id_ in line["suspensions"]}
-    assert 0 == shown.returncode
-    assert [True] * len(expected) == [id_ in shown.stdout for id_ in expected]
-    assert not any(id_ in shown.stdout for id_ in others)
+    assert [True] * len(expected) == [id_ in shown for id_ in expected]
+    assert not any(id_ in shown for id_ in others)
 
 
 def only(model: str) -> dict[str, object]:
@@ -320,21 +342,20 @@ def only(model: str) -> dict[str, object]:
     return {"resources": [{"type": "model", "id": model}]}
 
 
-def test_wrongful_says_what_it_lacks(tmp_path: Path) -> None:
+def test_wrongful_says_what_it_lacks(
+    tmp_path: Path, wrongful: Callable[..., tuple[int, str, str]]
+) -> None:
     """No log, or no such violation: one sentence, and no list that looks empty."""
     path = tmp_path / "decisions.ndjson"
     with logging_to(path):
         pass
-    database = tmp_path / "ledger.db"
-    calls: list[Callable[[], Any]] = [
-        lambda: program("wrongful", "--violation", "vio_none", database=database),
-        lambda: program(
-            "wrongful", "--violation", "vio_none", "--log", str(path), database=database
-        ),
+    cases: list[tuple[list[str], str]] = [
+        ([], "there is no decision log"),
+        (["--log", str(tmp_path)], "there is no decision log"),
+        (["--log", str(path)], "no violation 'vio_none'"),
     ]
+    for arguments, words in cases:
+        code, printed, complaint = wrongful("--violation", "vio_none", *arguments)
 
-    assert ["decision log", "no violation 'vio_none'"] == [
-        next(words for words in ("decision log", "no violation 'vio_none'") if words in done.stderr)
-        for done in (call() for call in calls)
-        if done.returncode == 1 and not done.stdout
-    ]
+        assert (1, "") == (code, printed)
+        assert words in complaint
