@@ -65,7 +65,7 @@ histories = st.builds(
     length=st.integers(1, COMMANDS_MAX),
     unknown=st.sampled_from(["allow", "deny_unknown"]),
 )
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 many = settings(few, max_examples=1_000)
 
 

@@ -40,7 +40,7 @@ from tests.checks import check_ledger
 from tests.conftest import SetClock
 from tests.histories import OFFICER, RESOURCES, Command, Drawing, awake, founded
 
-STEPS = 150
+STEPS = 110
 QUESTIONS = 4  # after each step
 
 LENGTHS: Final = {
