@@ -588,11 +588,12 @@ def test_a_change_that_cannot_be_applied_begins_anew(caplog: pytest.LogCaptureFi
         listening(stranger) as url,
         AccessFollower(url, "key", when_cut_off="deny") as follower,
     ):
-        until(lambda: "following failed" in caplog.text)
-        assert follower.is_cut_off
+        until(lambda: "following failed" in caplog.text and follower.is_cut_off)
+        index = follower._index
         stranger.records = [["known", "user:alice"], ["ledger", 20, END[2]]]
         stranger.changes = []
         until(lambda: follower.position == 20 and not follower.is_cut_off)
+        assert index is not follower._index
 
 
 # --- stopping -------------------------------------------------------------------------------------

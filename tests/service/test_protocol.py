@@ -379,6 +379,7 @@ def test_a_request_that_is_split_anywhere_gets_the_same_answer(shared_server: Se
         shared_server.check(),
         shared_server.check("x-request-id: 42", "connection: keep-alive"),
         shared_server.check(body=b'{"subject": 1}'),
+        shared_server.check(body=CHECK + b" \n"),  # whole JSON before it is the whole body
         request(EVALUATIONS, batch, key=keys["service"]),
         request(EVALUATION, CHECK, key=keys["officer"]),
         request(
@@ -649,28 +650,61 @@ def test_an_answer_that_takes_long_is_not_cut_off(served: Served) -> None:
                 assert 200 == answer.status
 
 
-def test_an_answer_that_nobody_reads_is_dropped_at_last(shared_server: Served) -> None:
-    """A connection that is closed but not read goes, too, with what was still to be sent."""
-    host, port = urlsplit(shared_server.url).netloc.split(":")
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
-        deaf.connect((host, int(port)))
+@contextmanager
+def deaf(served: Served) -> Iterator[tuple[CheckProtocol, bytes]]:
+    """A client that takes little: yields its connection, and the end of a request for much."""
+    host, port = urlsplit(served.url).netloc.split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        client.connect((host, int(port)))
         wordy = {"type": "user", "id": "wordy"}
         batch = orjson.dumps({**ASKED, "subject": wordy, "evaluations": [{}] * 1_000})
-        more = ["connection: close"]
-        deaf.sendall(request(EVALUATIONS, batch, *more, key=shared_server.keys["service"]))
-        name = deaf.getsockname()
+        sent = request(EVALUATIONS, batch, key=served.keys["service"])
+        client.sendall(sent[:-1])
+        name = client.getsockname()
+        until(lambda: any(c.client == name for c in served.connections()))
+        (connection,) = (c for c in served.connections() if c.client == name)
+        until(
+            lambda: on_loop(connection, lambda: len(b"".join(connection._chunks))) == len(batch) - 1
+        )
+        yield connection, sent[-1:]
 
-        def mine() -> list[CheckProtocol]:
-            return [c for c in shared_server.connections() if c.client == name]
 
-        until(lambda: bool(mine()) and is_closing(mine()[0]))
-        (connection,) = mine()
+def test_an_answer_that_nobody_reads_is_dropped_at_last(served: Served) -> None:
+    """A connection that is closed but not read goes, too, with what was still to be sent."""
+    with deaf(served) as (connection, end):
+        on_loop(connection, connection.shutdown)
+        feed(connection, end)
+        assert is_closing(connection)
         late(connection, IDLE_DEADLINE_S - 1)
-        assert [connection] == mine()
+        assert [connection] == served.connections()
         late(connection, IDLE_DEADLINE_S + 0.1)
 
-        until(lambda: not mine())
+        until(lambda: not served.connections())
+
+
+def test_nothing_is_done_behind_the_request_that_was_the_last(served: Served) -> None:
+    """What was sent behind it is passed over: a command would be done, and not be answered."""
+    listing = orjson.dumps({"resource": {"type": "model", "id": "unasked"}})
+    command = request("/v1/resources", listing, method="PUT", key=served.keys["admin"])
+    position = served.service.recorder.position
+    for last in (served.check("connection: close"), served.check(version="1.0")):
+        with Wire(served.url) as wire:
+            wire.send(last + command)
+
+            assert 200 == wire.read().status
+            assert wire.take() is None
+    with deaf(served) as (connection, end), Wire(served.url) as wire:
+        on_loop(connection, connection.shutdown)
+        feed(connection, end + command + served.check())
+        # A later command, because commands are done in the order in which they come.
+        body = orjson.dumps({"subject": {"type": "user", "id": "bob"}})
+        later = request("/v1/subjects", body, method="PUT", key=served.keys["officer"])
+        answers = [wire.ask(sent).status for sent in (served.get(), later)]
+        assert is_closing(connection)
+        assert connection in served.connections()
+    assert [200, 201] == answers
+    assert position + 1 == served.service.recorder.position
 
 
 class Later:
