@@ -336,7 +336,7 @@ class AccessIndex:
                 case "group":
                     self._set_group(record[0], orjson.loads(record[1]))
                 case "ledger":
-                    position, recorded_at = record
+                    position, recorded_at, self.unknown = record
                     self.recorded_at = microseconds(datetime.fromisoformat(recorded_at))
                     self.position = position
                 case _:

@@ -715,7 +715,7 @@ def snapshot_of(service: Service, unknown: UnknownSubjects) -> AccessIndex:
             c,
             position=head,
             recorded_at=format_instant(newest.recorded_at),
-            known=unknown == "deny_unknown",
+            unknown=unknown,
         )
         index.load(orjson.loads(orjson.dumps(record)) for record in records)
     return index
@@ -747,7 +747,7 @@ def check_five(history: History, folder: Path) -> None:
     happen(service, drawing, history.length // 2)
     halfway = snapshot_of(service, history.unknown)
     happen(service, drawing, history.length - history.length // 2)
-    follower = AccessFollower("http://unused", "", when_cut_off="deny", unknown=history.unknown)
+    follower = AccessFollower("http://unused", "", when_cut_off="deny")
     for index in (early, halfway):
         followed(service, index, follower)
     point = DecisionPoint(service.index, service.keyring, service.feed, service.now_us)
