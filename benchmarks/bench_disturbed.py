@@ -115,9 +115,9 @@ def ensure(url: str, key: str, user: str, *, allowed: bool) -> None:
 def show(name: str, measured: Any, peer: Any) -> None:
     """Print one line."""
     print(
-        f"{name:<36} {measured['rate']:>9,.0f} /s  {measured['rate'] / peer['rate']:>5.2f} of peer  "
-        f"p50 {measured['p50_ms']:.2f}  p99 {measured['p99_ms']:.2f}  "
-        f"p99.9 {measured['p999_ms']:.2f} ms"
+        f"{name:<36} {measured['rate']:>9,.0f} /s  "
+        f"{measured['rate'] / peer['rate']:>5.2f} of peer  p50 {measured['p50_ms']:.2f}  "
+        f"p99 {measured['p99_ms']:.2f}  p99.9 {measured['p999_ms']:.2f} ms"
     )
 
 

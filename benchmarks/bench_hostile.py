@@ -30,13 +30,14 @@ from benchmarks.server import keys_of, load, loading, memory_mb, new_ledger, ser
 CONNECTIONS: Final = 8
 CHECKS_PER_S: Final = 2_000
 SECONDS: Final = 6  # of each part; longer than the deadline for headers
-SETTLING_S: Final = 2.0  # until the server has noticed that connections were closed
+SETTLING_S: Final = 1.0  # until the server has noticed that connections were closed
 IDLE: Final = 5_000
 SLOW: Final = 200
 FILES_BESIDE: Final = 200  # descriptors that a process needs besides its connections
+OPENED_TOGETHER: Final = 25  # after each of these a pause, so about 1,000 in a second
 REFUSALS: Final = 30  # of each kind, fewer when they take longer than ``REFUSING_S``
 REFUSING_S: Final = 1.0
-PAUSE_S: Final = 0.02  # between two of them
+PAUSE_S: Final = 0.02  # between two of either
 PATH: Final = "/access/v1/evaluation"
 BATCH: Final = "/access/v1/evaluations"
 
@@ -81,43 +82,44 @@ class Hostility:
 
     async def run(self) -> None:
         """Measure and print."""
-        await asyncio.to_thread(load, self._plan(2))
+        await asyncio.to_thread(load, self._plan(1))
         before = memory_mb(self.pid)
         alone = await asyncio.to_thread(load, self._plan(SECONDS))
         show("alone", alone, alone)
-        async with self.held(self.idle):
-            show(f"{self.idle:,} idle connections", await self.others(), alone)
-            print(f"  memory meanwhile: {memory_mb(self.pid) - before:+.1f} MB")
+        with loading(self._plan(SECONDS)) as measured:
+            async with self.held(self.idle):
+                show("while connections are opened", await asyncio.to_thread(measured), alone)
+                show(f"{self.idle:,} idle connections", await self.others(), alone)
+                print(f"  memory meanwhile: {memory_mb(self.pid) - before:+.1f} MB")
         # A whole request but for its end: it never comes to that.
         request = http_request("POST", PATH, self.key, check_body("nobody"))
         head, _, body = request.partition(b"\r\n\r\n")
         slow_body = b" " * 65_536
         slow_head = head.replace(b"Length: %d" % len(body), b"Length: %d" % len(slow_body))
-        for name, first, then in (
-            ("headers", b"", head),
-            ("bodies", slow_head + b"\r\n\r\n", slow_body),
-        ):
+        slow = {"headers": (b"", head), "bodies": (slow_head + b"\r\n\r\n", slow_body)}
+        for part, (first, then) in slow.items():
             async with self.dripping(first, then):
-                show(f"{SLOW} connections with slow {name}", await self.others(), alone)
+                show(f"{SLOW} connections with slow {part}", await self.others(), alone)
                 print(f"  memory meanwhile: {memory_mb(self.pid) - before:+.1f} MB")
         with loading(self._plan(SECONDS)) as measured:
             await asyncio.sleep(0.5)
             for kind, (wanted, attack) in attacks(self.key).items():
-                times = await self.refused_often(attack, wanted)
+                times, cut_off = await self.refused_often(attack, wanted)
                 print(
                     f"  {kind:<36} {wanted} after {statistics.median(times):.1f} ms, "
                     f"worst of {len(times)} {times[-1]:.1f} ms"
+                    + (f" ({cut_off} cut off while sending)" if cut_off else "")
                 )
             show("what must be refused", await asyncio.to_thread(measured), alone)
         await asyncio.sleep(SETTLING_S)
-        first = memory_mb(self.pid)
+        after = memory_mb(self.pid)
         async with self.held(self.idle):
             for wanted, attack in attacks(self.key).values():
-                await self.refused_often(attack, wanted)
-        again = memory_mb(self.pid)
+                await self.refused_often(attack, wanted, times=REFUSALS // 6)
+        await asyncio.sleep(SETTLING_S)
         print(
-            f"memory of the server: {before:.0f} MB before, {first - before:+.1f} MB after all of "
-            f"it, {again - first:+.1f} MB when the connections and refusals come again"
+            f"memory of the server: {before:.0f} MB before, {after - before:+.1f} MB after all of "
+            f"it, {memory_mb(self.pid) - after:+.1f} MB when it comes again"
         )
 
     def _plan(self, seconds: int) -> dict[str, Any]:
@@ -146,8 +148,9 @@ class Hostility:
         opened: list[Opened] = []
         try:
             while len(opened) < count:
-                together = min(100, count - len(opened))
+                together = min(OPENED_TOGETHER, count - len(opened))
                 opened += await asyncio.gather(*(self.connect() for _ in range(together)))
+                await asyncio.sleep(PAUSE_S)
             yield
             ended = sum(reader.at_eof() for reader, _ in opened)
             assert not ended, f"{ended} idle connections were closed"
@@ -175,8 +178,8 @@ class Hostility:
             reader, writer = await self.connect()
             try:
                 writer.write(first)
-                for byte in then:
-                    writer.write(bytes((byte,)))
+                for number in range(len(then)):
+                    writer.write(then[number : number + 1])
                     await asyncio.sleep(1)
                     if reader.at_eof():
                         break
@@ -186,20 +189,29 @@ class Hostility:
                 writer.transport.abort()
 
     async def refused_often(
-        self, attack: Callable[[], Iterator[bytes]], wanted: int
-    ) -> Sequence[float]:
-        """Send a request again and again; returns how long each refusal took, sorted."""
-        times: list[float] = []
-        while len(times) < REFUSALS and sum(times) < REFUSING_S * 1000:
-            times.append(await self.refused(attack, wanted))
-            await asyncio.sleep(PAUSE_S)
-        return sorted(times)
+        self, attack: Callable[[], Iterator[bytes]], wanted: int, *, times: int = REFUSALS
+    ) -> tuple[Sequence[float], int]:
+        """Send a request again and again; returns how long each refusal took, sorted.
 
-    async def refused(self, attack: Callable[[], Iterator[bytes]], wanted: int) -> float:
-        """Send pieces until there is an answer; returns after how many milliseconds it came."""
+        And how often the connection was reset before the answer could be read: who goes on sending
+        to a closed connection may find that.
+        """
+        took: list[float] = []
+        cut_off = 0
+        while len(took) < times and sum(took) < REFUSING_S * 1000:
+            started = time.perf_counter()
+            try:
+                await self.refused(attack, wanted)
+            except ConnectionError:
+                cut_off += 1
+            took.append((time.perf_counter() - started) * 1000)
+            await asyncio.sleep(PAUSE_S)
+        return sorted(took), cut_off
+
+    async def refused(self, attack: Callable[[], Iterator[bytes]], wanted: int) -> None:
+        """Connect, and send pieces until there is an answer."""
         reader, writer = await self.connect()
         answer = asyncio.ensure_future(reader.readuntil(b"\r\n"))
-        started = time.perf_counter()
         try:
             for piece in attack():
                 writer.write(piece)
@@ -209,12 +221,10 @@ class Hostility:
                 if answer.done():
                     break
             line = await answer
-            took = (time.perf_counter() - started) * 1000
         finally:
             answer.cancel()
             writer.transport.abort()
         assert int(line.split()[1]) == wanted, line
-        return took
 
 
 def attacks(key: str) -> Mapping[str, tuple[int, Callable[[], Iterator[bytes]]]]:
