@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final
 
 import orjson
@@ -56,6 +57,7 @@ EVALUATION_BYTES_MAX: Final = 256 * 1024  # a subject, a resource, and their pro
 BATCH_BYTES_MAX: Final = 1024 * 1024  # a thousand evaluations of a kilobyte
 BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up single checks
 DEPTH_MAX: Final = 32  # as on writes; no property is deeper than two
+BRACKETS_MAX: Final = 50_000  # that open in a body; a full batch has some thousands
 THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
 ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
 CALLERS_KEPT_MAX: Final = 4_096  # keys seen and found valid, with the number of the keyring then
@@ -84,6 +86,7 @@ _ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"]*"')
 _BRACKETS: Final = bytes.maketrans(b"[]", b"{}")  # a valid text needs no two kinds
 _NEITHER_BRACKET_NOR_QUOTE: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
+_ROUNDS: Final = 4  # as deep as a batch nests that gives no properties
 _TYPE_AND_ID: Final = 2  # members of a resource without properties
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
@@ -419,14 +422,17 @@ class _Defaults:
 
 def json_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that a body holds; raises ``MalformedRequest``."""
+    # Counting is quick, and bounds what parsing and measuring the depth can take.
+    brackets = raw.count(b"{") + raw.count(b"[")
+    if brackets > BRACKETS_MAX:
+        raise MalformedRequest(f"the body has {brackets} opening brackets, over {BRACKETS_MAX}")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     if type(body) is not dict:
         raise MalformedRequest("the body must be a JSON object")
-    # Only a body with that many brackets can nest too deeply; counting them is quick.
-    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and nests_deeper(raw, DEPTH_MAX):
+    if brackets > DEPTH_MAX and nests_deeper(raw, DEPTH_MAX):
         raise MalformedRequest(f"the body nests deeper than {DEPTH_MAX}")
     return body
 
@@ -434,17 +440,18 @@ def json_object(raw: bytes) -> dict[str, Any]:
 def nests_deeper(raw: bytes, depth: int) -> bool:
     """Tell whether a JSON text nests deeper than ``depth``, without walking what it holds.
 
-    Everything but brackets is taken out; then each round takes the innermost pairs.
+    Everything but brackets is taken out. Each round takes the innermost pairs, which empties an
+    ordinary text soon; what is left then is added up, bracket by bracket.
     """
     brackets = raw.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE).replace(b'""', b"")
     if b'"' in brackets or b"\\" in brackets:  # a string holds a bracket, a quote or a backslash
         without_strings = _STRING.sub(b"", _ESCAPE.sub(b"", raw))
         brackets = without_strings.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE)
-    for _ in range(depth):
-        if not brackets:
-            return False
+    for _ in range(_ROUNDS):
         brackets = brackets.replace(b"{}", b"")
-    return bool(brackets)
+    opened = ord("{")
+    levels = accumulate(1 if bracket == opened else -1 for bracket in brackets)
+    return max(levels, default=0) > depth - _ROUNDS
 
 
 def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool | None]:
