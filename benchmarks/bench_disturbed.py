@@ -121,7 +121,8 @@ def show(name: str, measured: Any, peer: Any) -> None:
         f"{name:<36} {measured['rate']:>9,.0f} /s  "
         f"{measured['rate'] / peer['rate']:>5.2f} of peer "
         f"({measured['by_cpu'] / peer['by_cpu']:.2f} by computing time)  "
-        f"p50 {measured['p50_ms']:.2f}  p99 {measured['p99_ms']:.2f}  p99.9 {measured['p999_ms']:.2f} ms"
+        f"p50 {measured['p50_ms']:.2f}  p99 {measured['p99_ms']:.2f}  "
+        f"p99.9 {measured['p999_ms']:.2f} ms"
     )
 
 
