@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 import httpx
 
-from benchmarks.bench_checks import CONNECTIONS, SERVER_CORE, check_body, measure
+from benchmarks.bench_checks import CONNECTIONS, SERVER_CORE, check_body, measure, median
 from benchmarks.ledgers import MODELS, fill
 from benchmarks.server import START_TIMEOUT_S, free_port, keys_of, new_ledger, serving
 
@@ -143,12 +142,6 @@ def wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.05)
     raise RuntimeError("Cerbos did not become healthy")
-
-
-def median(runs: list[Any]) -> dict[str, float]:
-    """Return the median of each figure."""
-    names = ("rate", "p50_ms", "p99_ms", "p999_ms")
-    return {name: statistics.median(run[name] for run in runs) for name in names}
 
 
 def show(name: str, measured: Any, peer: Any) -> None:
