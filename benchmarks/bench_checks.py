@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -128,6 +129,15 @@ def measure(port: int, key: str, path: str, body: object, *, seconds: int = SECO
         "p99_ms": p99,
         "p999_ms": p999,
         "refused": int(found[5]),
+    }
+
+
+def median(runs: Sequence[Any]) -> dict[str, float]:
+    """Return the median of each figure of several runs."""
+    return {
+        name: statistics.median(run[name] for run in runs)
+        for name, figure in runs[0].items()
+        if isinstance(figure, float | int)
     }
 
 

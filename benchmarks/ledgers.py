@@ -7,7 +7,7 @@ warning, one a reinstatement; every suspension has violations of its own subject
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,7 @@ from ledger.store.replay import rebuild
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 AUTHOR: Final = Author("detector", None, "6f1d2c3b4a5968778695a4b3c2d1e0f0")
+MODELS: Final = ("atlas-3", "cipher-2", "vesper-1")
 SCOPE: Final = Scope(resources=(ResourcesOfGroup(group="frontier"),))
 CLAUSE: Final = ClauseRef(policy="acceptable-use@1", clause="fraud", category="fraud")
 BATCH: Final = 10_000
@@ -50,14 +51,18 @@ def fill(database: Path, events: int, *, suspended: int | None = None) -> Servic
 
     With ``suspended`` every event is instead a suspension in force, each of another subject.
     """
+    return fill_with(database, _suspensions(suspended) if suspended is not None else _year(events))
+
+
+def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
+    """Fill a ledger with these events, each with its version; the service is not started."""
     service = build(Settings(database_url=f"sqlite:///{database}"))
     if not service.recorder.position:
         service.ledger.open("benchmark.ledger")
-    members = tuple(Resource(type="model", id=id_) for id_ in ("atlas-3", "cipher-2"))
+    members = tuple(Resource(type="model", id=id_) for id_ in MODELS)
     service.ledger.define_group("frontier", resources=members, by=AUTHOR)
     with service.recorder.transaction() as c:
         position, start = service.recorder.position, service.recorder.now()
-        made = _suspensions(suspended) if suspended is not None else _year(events)
         rows = []
         for number, (event, version) in enumerate(made, start=position + 1):
             at = start + timedelta(microseconds=number - position)
@@ -114,6 +119,26 @@ def _suspension(subject: Subject, grounds: tuple[str, ...]) -> SubjectSuspended:
     )
 
 
+def _reinstatement(suspension: SubjectSuspended, effective_at: datetime) -> SubjectReinstated:
+    return SubjectReinstated(
+        subject=suspension.subject,
+        reinstatement=_id("rei"),
+        suspension=suspension.suspension,
+        cause=Cause.EARLY,
+        effective_at=effective_at,
+        reason="Complied.",
+    )
+
+
+def past(user: str, count: int) -> Iterator[tuple[Event, int]]:
+    """Make suspensions of one user that are all over."""
+    subject = Subject(type="user", id=user)
+    for number in range(count):
+        suspension = _suspension(subject, ())
+        yield suspension, 2 * number + 1
+        yield _reinstatement(suspension, START + timedelta(hours=number)), 2 * number + 2
+
+
 def _year(events: int) -> Iterator[tuple[Event, int]]:
     for number in range(events // 10):
         subject = Subject(type="user", id=f"u{number}")
@@ -125,17 +150,7 @@ def _year(events: int) -> Iterator[tuple[Event, int]]:
         yield WarningIssued(subject=subject, warning=_id("war"), reason="Please stop."), 7
         first = _suspension(subject, tuple(grounds[:1]))
         yield first, 8
-        yield (
-            SubjectReinstated(
-                subject=subject,
-                reinstatement=_id("rei"),
-                suspension=first.suspension,
-                cause=Cause.EARLY,
-                effective_at=START + timedelta(milliseconds=25 * 10 * number),
-                reason="Complied.",
-            ),
-            9,
-        )
+        yield _reinstatement(first, START + timedelta(milliseconds=25 * 10 * number)), 9
         yield _suspension(subject, tuple(grounds[1:3])), 10
 
 

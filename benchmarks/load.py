@@ -2,12 +2,16 @@
 
 It runs in a process of its own, so that what it costs is not the server's. Peak rates are bounded
 by this program, written in Python; where wrk is installed, ``bench_checks`` uses that instead.
+
+A plan with ``pace`` asks so many times a second and no faster. Its latencies count from when a
+request was due, so that a server which holds up one request does not hide that it held up the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,28 +39,47 @@ class Load:
         ]
 
 
-async def run(host: str, port: int, requests: Sequence[bytes], connections: int) -> Load:
-    """Send every request once over ``connections`` connections; each waits for its answer."""
-    waiting: Iterator[bytes] = iter(requests)
+async def run(
+    host: str,
+    port: int,
+    requests: Sequence[bytes],
+    connections: int,
+    *,
+    pace: float | None = None,
+    seconds: float = math.inf,
+) -> Load:
+    """Send every request once over ``connections`` connections; each waits for its answer.
+
+    With ``pace``, send that many a second; with ``seconds``, send none after that time.
+    """
+    waiting: Iterator[tuple[int, bytes]] = iter(enumerate(requests))
     latencies: list[float] = []
     statuses: dict[str, int] = {}
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection(host, port)
-        for request in waiting:
-            started = time.perf_counter()
+        for number, request in waiting:
+            sent = time.perf_counter()
+            if pace is not None:
+                due = began + number / pace
+                if sent < due:
+                    await asyncio.sleep(due - sent)
+                    due = sent = time.perf_counter()  # that a timer is late is not the server's
+                sent = due
+            if sent - began > seconds:
+                break
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
-            latencies.append((time.perf_counter() - started) * 1000)
+            latencies.append((time.perf_counter() - sent) * 1000)
             status = head[9:12].decode()
             statuses[status] = statuses.get(status, 0) + 1
         writer.close()
 
-    started = time.perf_counter()
+    began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(connections)))
-    return Load(len(latencies), time.perf_counter() - started, sorted(latencies), statuses)
+    return Load(len(latencies), time.perf_counter() - began, sorted(latencies), statuses)
 
 
 def http_request(method: str, path: str, key: str, body: object, **headers: str) -> bytes:
@@ -79,7 +102,16 @@ def main() -> None:
 
     plan = json.load(sys.stdin)
     requests = [http_request(**request) for request in plan["requests"]] * plan.get("repeat", 1)
-    load = uvloop.run(run(plan["host"], plan["port"], requests, plan["connections"]))
+    load = uvloop.run(
+        run(
+            plan["host"],
+            plan["port"],
+            requests,
+            plan["connections"],
+            pace=plan.get("pace"),
+            seconds=plan.get("seconds", math.inf),
+        )
+    )
     json.dump(
         {
             "requests": load.requests,

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,15 @@ def keys_of(url: str, admin_key: str) -> dict[str, str]:
 
 def load(plan: Mapping[str, Any], *, core: int | None = 1) -> dict[str, Any]:
     """Run a plan of ``benchmarks.load`` in a process of its own; returns what it measured."""
+    with loading(plan, core=core) as measured:
+        return measured()
+
+
+@contextmanager
+def loading(
+    plan: Mapping[str, Any], *, core: int | None = 1
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Run a plan beside the block; yields a function that waits for what it measured."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.load"],
         stdin=subprocess.PIPE,
@@ -98,11 +107,29 @@ def load(plan: Mapping[str, Any], *, core: int | None = 1) -> dict[str, Any]:
     )
     if core is not None:
         os.sched_setaffinity(process.pid, {core})
-    output, _ = process.communicate(json.dumps(plan).encode())
-    if process.returncode:
-        raise RuntimeError("the load generator failed")
-    measured: dict[str, Any] = json.loads(output)
-    return measured
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(plan).encode())
+    process.stdin.close()
+    process.stdin = None  # so that communicate() does not flush it again
+
+    def measured() -> dict[str, Any]:
+        output, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError("the load generator failed")
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    try:
+        yield measured
+    finally:
+        process.kill()
+        process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return how long a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb(pid: int) -> float:

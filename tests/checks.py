@@ -58,15 +58,14 @@ def check_index(service: Service) -> None:
     if not events:
         return
     newest = events[-1].recorded_at
-    loaded = AccessIndex(unknown=service.index.unknown)
+    loaded = AccessIndex()
     with service.recorder.store.transaction(commit=False) as c:
-        known_too = service.index.unknown == "deny_unknown"
         loaded.load(
             snapshot(
                 c,
                 position=events[-1].position,
                 recorded_at=format_instant(newest),
-                known=known_too,
+                unknown=service.index.unknown,
             )
         )
     indexes = [loaded]

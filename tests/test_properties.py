@@ -133,7 +133,7 @@ def check_answers(fold: Fold, at_least: datetime, drawing: Drawing, *indexes: Ac
 
 def loaded_index(service: Service) -> AccessIndex:
     """An index that begins with the rows as they are."""
-    index = AccessIndex(unknown=service.index.unknown)
+    index = AccessIndex()
     events = service.recorder
     newest = events.event(events.position)
     assert newest is not None
@@ -143,7 +143,7 @@ def loaded_index(service: Service) -> AccessIndex:
                 c,
                 position=newest.position,
                 recorded_at=format_instant(newest.recorded_at),
-                known=index.unknown == "deny_unknown",
+                unknown=service.index.unknown,
             )
         )
     return index

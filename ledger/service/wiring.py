@@ -126,8 +126,8 @@ class Service:
                     f"{self.settings.database_url} holds no ledger; "
                     "run compliance-ledger init first"
                 )
-            known = self.index.unknown == "deny_unknown"
-            self.index.load(snapshot(c, position=row[0], recorded_at=row[1], known=known))
+            unknown = self.settings.unknown_subject
+            self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
             self.keyring.load(c)
             return int(row[0])
 

@@ -30,7 +30,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Author, Recorded
 from ledger.domain.values import format_instant, from_microseconds
@@ -83,7 +82,6 @@ class AccessFollower:
         *,
         when_cut_off: CutOff,
         cut_off_after_s: float = CUT_OFF_AFTER_S,
-        unknown: UnknownSubjects = "allow",
         clock_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,10 +91,9 @@ class AccessFollower:
         self._key = key
         self._when_cut_off = when_cut_off
         self._cut_off_after_s = cut_off_after_s
-        self._unknown = unknown
         self._clock_ns = clock_ns
         self._monotonic = monotonic
-        self._index = AccessIndex(unknown=unknown)
+        self._index = AccessIndex()
         self._confirmed_at = float("-inf")
         self._connection: http.client.HTTPConnection | None = None
         self._stop = threading.Event()
@@ -250,7 +247,7 @@ class AccessFollower:
             self._confirmed_at = float("-inf")
 
     def _load(self) -> None:
-        index = AccessIndex(unknown=self._unknown)
+        index = AccessIndex()
         with self._connected() as connection:
             response = self._get(connection, "/v1/access/snapshot")
             index.load(_records(response))

@@ -60,6 +60,7 @@ CHANGES_ANSWERS: Final = frozenset(
 """The types of events that can change what the index answers, unknown subjects aside."""
 
 NEVER: Final = 2**62  # microseconds; an end that does not come
+ANSWERS_KEPT_MAX: Final = 10_000  # denials by one suspension alone, made once: about 5 MB
 INSTANTS_KEPT_MAX: Final = 10_000  # while loading: many suspensions share their instants
 COMPACT_ABOVE: Final = 10_000  # dead rows below which compacting saves nothing worth the pause
 
@@ -163,6 +164,7 @@ class _Rows:
     """Restrictions as columns, and which rows each subject has: one number, or several."""
 
     __slots__ = (
+        "alone",
         "automatic",
         "closes",
         "effective",
@@ -186,6 +188,7 @@ class _Rows:
         self.closes = array("q")
         self.automatic = array("b")
         self.live = 0
+        self.alone: dict[int, Answer] = {}
 
     def add(
         self,
@@ -229,6 +232,17 @@ class _Rows:
             reason,
             clauses,
         )
+
+    def denial(self, row: int) -> Answer:
+        """Return the answer of a request that this row alone denies."""
+        found = self.alone.get(row)
+        if found is None:
+            if len(self.alone) >= ANSWERS_KEPT_MAX:
+                self.alone.clear()
+            only = self.restriction(row)
+            until = None if only.closes == NEVER else only.closes
+            found = self.alone[row] = Answer(allowed=False, restrictions=(only,), until=until)
+        return found
 
     def rows(self, subject: str) -> tuple[int, ...]:
         """Return the rows of a subject."""
@@ -322,7 +336,7 @@ class AccessIndex:
                 case "group":
                     self._set_group(record[0], orjson.loads(record[1]))
                 case "ledger":
-                    position, recorded_at = record
+                    position, recorded_at, self.unknown = record
                     self.recorded_at = microseconds(datetime.fromisoformat(recorded_at))
                     self.position = position
                 case _:
@@ -437,6 +451,14 @@ class AccessIndex:
 
     # --- checks -----------------------------------------------------------------------------------
 
+    def allows_all(self, subject: str) -> bool:
+        """Tell whether a subject that acts through nobody may do everything: nothing is on it."""
+        return (
+            self.unknown == "allow"
+            and subject not in self._rows.of
+            and subject not in self._parents
+        )
+
     def check(
         self,
         subject: str,
@@ -495,12 +517,7 @@ class AccessIndex:
         if not counts:
             return ALLOWED if self.unknown == "allow" else self._default(subject)
         if len(covering) == 1:
-            only = rows.restriction(covering[0])
-            return Answer(
-                allowed=False,
-                restrictions=(only,),
-                until=None if only.closes == NEVER else only.closes,
-            )
+            return rows.denial(covering[0])
         found = sorted(
             {rows.ids[row]: rows.restriction(row) for row in covering}.values(),
             key=lambda restriction: (restriction.effective, restriction.position),

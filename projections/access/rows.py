@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import orjson
 from eventsourcing.persistence import Cursor
 
+from ledger.domain.access import UnknownSubjects
 from ledger.domain.events import (
     GroupDefined,
     Recorded,
@@ -581,18 +582,18 @@ KNOWN_SUBJECTS: Final = ("known", "SELECT subject FROM access_subjects")
 
 
 def snapshot(
-    cursor: Cursor, *, position: int, recorded_at: str, known: bool
+    cursor: Cursor, *, position: int, recorded_at: str, unknown: UnknownSubjects
 ) -> Iterator[tuple[Any, ...]]:
     """Yield what an index is filled from: records of a kind and its columns, the last ``ledger``.
 
-    ``position`` and ``recorded_at`` are those of the newest event in the cursor's snapshot. With
-    ``known`` every subject is named that the ledger holds a fact about.
+    ``position`` and ``recorded_at`` are those of the newest event in the cursor's snapshot. When
+    ``unknown`` subjects are denied, every subject is named that the ledger holds a fact about.
     """
-    for kind, query in (*SNAPSHOT, *((KNOWN_SUBJECTS,) if known else ())):
+    for kind, query in (*SNAPSHOT, *((KNOWN_SUBJECTS,) if unknown == "deny_unknown" else ())):
         cursor.execute(query, (recorded_at,) if "?" in query else ())
         while row := cursor.fetchone():
             yield (kind, *row)
-    yield ("ledger", position, recorded_at)
+    yield ("ledger", position, recorded_at, unknown)
 
 
 def _state_condition(state: SuspensionState, now: str) -> tuple[str, Sequence[str]]:

@@ -256,7 +256,7 @@ def test_a_follower_answers_by_properties_and_through_subjects(run: Running) -> 
             assert allowed is follower.verdict(key, "use", "model:atlas-3", **asked).allowed
 
 
-def test_unknown_subjects_are_refused_where_the_gateway_wants_it(tmp_path: Path) -> None:
+def test_unknown_subjects_are_refused_where_the_ledger_refuses_them(tmp_path: Path) -> None:
     """deny_unknown: a subject is known by any fact about it, before the snapshot or after."""
     settings = Settings(
         database_url=f"sqlite:///{tmp_path / 'ledger.db'}", unknown_subject="deny_unknown"
@@ -264,7 +264,7 @@ def test_unknown_subjects_are_refused_where_the_gateway_wants_it(tmp_path: Path)
     with opened(settings, SetClock()) as running:
         run = found(running)
         violation_of(run, "user:alice")
-        with following(run, unknown="deny_unknown") as follower:
+        with following(run) as follower:
             assert answers(run) == verdicts(follower)
             unknown = follower.verdict("user:bob", "use", "model:atlas-3")
             assert (False, ("unknown_subject",)) == (unknown.allowed, unknown.reasons)
@@ -522,7 +522,7 @@ def listening(app: Any) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-END: Final[list[object]] = ["ledger", 9, "2026-11-24T10:00:00.000000Z"]
+END: Final[list[object]] = ["ledger", 9, "2026-11-24T10:00:00.000000Z", "allow"]
 LATER: Final = {
     "stream": "subject/user:alice",
     "version": 2,
@@ -590,7 +590,7 @@ def test_a_change_that_cannot_be_applied_begins_anew(caplog: pytest.LogCaptureFi
     ):
         until(lambda: "following failed" in caplog.text and follower.is_cut_off)
         index = follower._index
-        stranger.records = [["known", "user:alice"], ["ledger", 20, END[2]]]
+        stranger.records = [["known", "user:alice"], ["ledger", 20, *END[2:]]]
         stranger.changes = []
         until(lambda: follower.position == 20 and not follower.is_cut_off)
         assert index is not follower._index

@@ -26,7 +26,7 @@ from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.access import Decision, Request, UnknownSubjects, decide
 from ledger.domain.values import Resource, Subject, format_instant
 from ledger.service.http.app import create_app
-from ledger.service.http.authzen import DecisionPoint
+from ledger.service.http.authzen import BRACKETS_MAX, DecisionPoint
 from ledger.service.http.following import CHANGES_MAX, _changes
 from ledger.service.http.search import RESULTS_MAX, Page, find, page_of, search_of
 from ledger.service.wiring import Service
@@ -149,6 +149,11 @@ def authorization(name: str, status: int, *values: str) -> Case:
     return Case(f"authorization: {name}", sent, [status])
 
 
+def crowded(brackets: int, body: bytes = orjson.dumps(ASKED)) -> bytes:
+    """Return a request with so many empty arrays more, in a list of them."""
+    return body[:-1] + b',"more":[%b]}' % b",".join([b"[]"] * brackets)
+
+
 def nested(depth: int) -> bytes:
     """Return an evaluation with an array of a depth in its context, which is the second level."""
     deep = b"[" * (depth - 2) + b"]" * (depth - 2)
@@ -212,6 +217,10 @@ BODIES: Final = [
     case("33 deep in a batch", 400, nested(33), path=EVALUATIONS),
     case("33 brackets in a text", 200, {**ASKED, "context": {"x": '[{"' * 40 + "\\"}}),
     case("100,000 deep", 400, b"[" * 100_000),
+    case("33 deep beside much that is flat", 400, crowded(20_000, nested(33))),
+    case("32 deep beside much that is flat", 200, crowded(20_000, nested(32))),
+    case("as many brackets as may be", 200, crowded(BRACKETS_MAX - 5)),
+    case("one bracket more", 400, crowded(BRACKETS_MAX - 4)),
     case("256 KiB", 200, padded(ASKED, 256 * KIB)),
     case("256 KiB and a byte", 413, padded(ASKED, 256 * KIB + 1), open=False),
     case("10 MB announced", 413, b"", length=10_000_000, open=False),
@@ -715,7 +724,7 @@ def snapshot_of(service: Service, unknown: UnknownSubjects) -> AccessIndex:
             c,
             position=head,
             recorded_at=format_instant(newest.recorded_at),
-            known=unknown == "deny_unknown",
+            unknown=unknown,
         )
         index.load(orjson.loads(orjson.dumps(record)) for record in records)
     return index
@@ -747,7 +756,7 @@ def check_five(history: History, folder: Path) -> None:
     happen(service, drawing, history.length // 2)
     halfway = snapshot_of(service, history.unknown)
     happen(service, drawing, history.length - history.length // 2)
-    follower = AccessFollower("http://unused", "", when_cut_off="deny", unknown=history.unknown)
+    follower = AccessFollower("http://unused", "", when_cut_off="deny")
     for index in (early, halfway):
         followed(service, index, follower)
     point = DecisionPoint(service.index, service.keyring, service.feed, service.now_us)

@@ -15,6 +15,8 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final
 
 import orjson
@@ -55,12 +57,14 @@ EVALUATION_BYTES_MAX: Final = 256 * 1024  # a subject, a resource, and their pro
 BATCH_BYTES_MAX: Final = 1024 * 1024  # a thousand evaluations of a kilobyte
 BATCH_ITEMS_MAX: Final = 1_000  # some milliseconds of work; more would hold up single checks
 DEPTH_MAX: Final = 32  # as on writes; no property is deeper than two
+BRACKETS_MAX: Final = 50_000  # that open in a body; a full batch has some thousands
 THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
 ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
 CALLERS_KEPT_MAX: Final = 4_096  # keys seen and found valid, with the number of the keyring then
 HEADS_KEPT_MAX: Final = 4_096  # heads of requests: some for each client, for each length of body
 HEAD_BYTES_MAX: Final = 2_048  # longer heads are not ordinary
 EXPLAINED_KEPT_MAX: Final = 10_000  # denials explained: about 10 MB
+RESOURCES_KEPT_MAX: Final = 10_000  # resources seen and found well formed: about 2 MB
 TYPES_KEPT_MAX: Final = 1_000  # type names seen and found valid; nobody has more types
 
 JSON_TYPES: Final = frozenset(
@@ -82,6 +86,8 @@ _ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"]*"')
 _BRACKETS: Final = bytes.maketrans(b"[]", b"{}")  # a valid text needs no two kinds
 _NEITHER_BRACKET_NOR_QUOTE: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
+_ROUNDS: Final = 4  # as deep as a batch nests that gives no properties
+_TYPE_AND_ID: Final = 2  # members of a resource without properties
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
@@ -128,6 +134,8 @@ class DecisionPoint:
         self._limiter = limiter
         self._log = log
         self._types: set[str] = set()
+        self._resources: dict[tuple[object, object], Entity] = {}
+        self._second = (-1, b"")
         # What the newest answer is a function of. It is read before the index is asked: an event
         # that is applied meanwhile must not be claimed for an answer that missed it.
         self.position = 0
@@ -209,19 +217,28 @@ class DecisionPoint:
             return self._decide(body)
         answers = []
         defaults = _Defaults(self, body)
+        at, permitted = self._now(), self._permitted()
+        asked_for: Entity | None = None
+        is_free = False
         for item in items:
             try:
-                answer = self._decide_on(
+                subject = (
                     self.entity(item["subject"], "subject")
                     if "subject" in item
-                    else defaults.subject(),
-                    self.entity(item["resource"], "resource")
-                    if "resource" in item
-                    else defaults.resource(),
-                    action_of(item["action"]) if "action" in item else defaults.action(),
-                    self.through(item["context"]) if "context" in item else defaults.through(),
+                    else defaults.subject
                 )
-                permitted = answer.startswith(_PERMIT)
+                resource = (
+                    self.resource(item["resource"]) if "resource" in item else defaults.resource
+                )
+                action = action_of(item["action"]) if "action" in item else defaults.action
+                through = self.through(item["context"]) if "context" in item else defaults.through
+                if subject is not asked_for:
+                    asked_for, is_free = subject, self._is_free(subject)
+                answer = (
+                    permitted
+                    if is_free and not through
+                    else self._decide_on(subject, resource, action, through, at)
+                )
             except MalformedRequest as error:
                 answer = orjson.dumps(
                     {
@@ -229,35 +246,47 @@ class DecisionPoint:
                         "context": {"error": {"status": 400, "message": str(error)}},
                     }
                 )
-                permitted = False
             answers.append(answer)
-            if stop_at is permitted:
+            if stop_at is not None and answer.startswith(_PERMIT) is stop_at:
                 break
         return b'{"evaluations":[' + b",".join(answers) + b"]}"
 
     def _decide(self, item: Mapping[str, Any]) -> bytes:
         return self._decide_on(
             self.entity(item.get("subject"), "subject"),
-            self.entity(item.get("resource"), "resource"),
+            self.resource(item.get("resource")),
             action_of(item.get("action")),
             self.through(item["context"]) if "context" in item else _NOBODY,
+            self._now(),
         )
 
     def _decide_on(
-        self, subject: Entity, resource: Entity, action: Entity, through: Sequence[str]
+        self,
+        subject: Entity,
+        resource: Entity,
+        action: Entity,
+        through: Sequence[str],
+        at: int,
     ) -> bytes:
-        at = self._now()
         found = self._index.check(
             subject[0], resource[0], action[0], at, through, subject[1], resource[1], action[1]
         )
         if self._log is not None and self._log.takes(allowed=found.allowed):
             return self._logged(self._log, found, subject[0], action[0], resource[0], at)
         if found.allowed:
-            if self._permit_position != self.position:
-                self._permit_position = self.position
-                self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
-            return self._permit
+            return self._permitted()
         return self._refusal(found, subject[0], resource[0], at)
+
+    def _is_free(self, subject: Entity) -> bool:
+        """Tell whether a subject may do everything, and nobody wants to know that it asked."""
+        return self._log is None and self._index.allows_all(subject[0])
+
+    def _permitted(self) -> bytes:
+        """Return the answer of a permit, which is the same for all until the next event."""
+        if self._permit_position != self.position:
+            self._permit_position = self.position
+            self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
+        return self._permit
 
     def _refusal(self, found: Answer, subject: str, resource: str, at: int) -> bytes:
         """Answer a denial; what does not change from one to the next is made once."""
@@ -271,8 +300,17 @@ class DecisionPoint:
             reasons = orjson.dumps(explain(found, subject, resource))
             explained = self._explained[key] = b'{"decision":false,"context":%b' % reasons[:-1]
         # As the index takes it, if the clock went back.
-        as_of = format_instant(from_microseconds(max(at, self._index.recorded_at)))
-        return b'%b,"position":%d,"as_of":"%b"}}' % (explained, self.position, as_of.encode())
+        as_of = self._instant(max(at, self._index.recorded_at))
+        return b'%b,"position":%d,"as_of":"%b"}}' % (explained, self.position, as_of)
+
+    def _instant(self, at: int) -> bytes:
+        """Write an instant as ``format_instant`` does; most of it holds for a whole second."""
+        second, fraction = divmod(at, 1_000_000)
+        kept, text = self._second
+        if kept != second:
+            text = format_instant(from_microseconds(at))[:-7].encode()
+            self._second = (second, text)
+        return b"%b%06dZ" % (text, fraction)
 
     def _logged(
         self, log: DecisionLog, found: Answer, subject: str, action: str, resource: str, at: int
@@ -324,6 +362,20 @@ class DecisionPoint:
             return f"{kind}:{id_}", _NO_PROPERTIES
         return f"{kind}:{id_}", _properties(properties, name)
 
+    def resource(self, raw: object) -> Entity:
+        """Return the key and the properties of a resource; few are asked for, again and again."""
+        try:
+            found = self._resources.get((raw["type"], raw["id"]))  # type: ignore[index]
+            if found is not None and len(raw) == _TYPE_AND_ID:  # type: ignore[arg-type]
+                return found
+        except (KeyError, TypeError):
+            pass  # it is malformed, and ``entity`` says how
+        entity = self.entity(raw, "resource")
+        if entity[1] is _NO_PROPERTIES and len(self._resources) < RESOURCES_KEPT_MAX:
+            kind, _, id_ = entity[0].partition(":")
+            self._resources[kind, id_] = entity
+        return entity
+
     def through(self, context: object) -> Sequence[str]:
         """Return the keys of ``context.subjects``: the application … that is acted through."""
         if context is None:
@@ -347,30 +399,22 @@ class _Defaults:
     def __init__(self, point: DecisionPoint, body: Mapping[str, Any]) -> None:
         self._point = point
         self._body = body
-        self._subject: Entity | None = None
-        self._resource: Entity | None = None
-        self._action: Entity | None = None
-        self._through: Sequence[str] | None = None
 
+    @cached_property
     def subject(self) -> Entity:
-        if self._subject is None:
-            self._subject = self._point.entity(self._body.get("subject"), "subject")
-        return self._subject
+        return self._point.entity(self._body.get("subject"), "subject")
 
+    @cached_property
     def resource(self) -> Entity:
-        if self._resource is None:
-            self._resource = self._point.entity(self._body.get("resource"), "resource")
-        return self._resource
+        return self._point.resource(self._body.get("resource"))
 
+    @cached_property
     def action(self) -> Entity:
-        if self._action is None:
-            self._action = action_of(self._body.get("action"))
-        return self._action
+        return action_of(self._body.get("action"))
 
+    @cached_property
     def through(self) -> Sequence[str]:
-        if self._through is None:
-            self._through = self._point.through(self._body.get("context"))
-        return self._through
+        return self._point.through(self._body.get("context"))
 
 
 # --- the form of a request ------------------------------------------------------------------------
@@ -378,14 +422,17 @@ class _Defaults:
 
 def json_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that a body holds; raises ``MalformedRequest``."""
+    # Counting is quick, and bounds what parsing and measuring the depth can take.
+    brackets = raw.count(b"{") + raw.count(b"[")
+    if brackets > BRACKETS_MAX:
+        raise MalformedRequest(f"the body has {brackets} opening brackets, over {BRACKETS_MAX}")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     if type(body) is not dict:
         raise MalformedRequest("the body must be a JSON object")
-    # Only a body with that many brackets can nest too deeply; counting them is quick.
-    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and nests_deeper(raw, DEPTH_MAX):
+    if brackets > DEPTH_MAX and nests_deeper(raw, DEPTH_MAX):
         raise MalformedRequest(f"the body nests deeper than {DEPTH_MAX}")
     return body
 
@@ -393,17 +440,18 @@ def json_object(raw: bytes) -> dict[str, Any]:
 def nests_deeper(raw: bytes, depth: int) -> bool:
     """Tell whether a JSON text nests deeper than ``depth``, without walking what it holds.
 
-    Everything but brackets is taken out; then each round takes the innermost pairs.
+    Everything but brackets is taken out. Each round takes the innermost pairs, which empties an
+    ordinary text soon; what is left then is added up, bracket by bracket.
     """
     brackets = raw.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE).replace(b'""', b"")
     if b'"' in brackets or b"\\" in brackets:  # a string holds a bracket, a quote or a backslash
         without_strings = _STRING.sub(b"", _ESCAPE.sub(b"", raw))
         brackets = without_strings.translate(_BRACKETS, _NEITHER_BRACKET_NOR_QUOTE)
-    for _ in range(depth):
-        if not brackets:
-            return False
+    for _ in range(_ROUNDS):
         brackets = brackets.replace(b"{}", b"")
-    return bool(brackets)
+    opened = ord("{")
+    levels = accumulate(1 if bracket == opened else -1 for bracket in brackets)
+    return max(levels, default=0) > depth - _ROUNDS
 
 
 def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool | None]:

@@ -8,6 +8,7 @@ from fastapi import Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from ledger.domain.catalogue import Catalogue
 from ledger.domain.errors import EffectiveInPast, NotFound
 from ledger.domain.events import Clause, GroupDefined, PolicyPublished, Recorded
 from ledger.domain.policy import Policy
@@ -30,6 +31,8 @@ from ledger.service.http.shapes import (
     KeyedItem,
     Page,
     PageByKeyAsked,
+    Times,
+    TimeTravel,
     Travel,
     command_responses,
     example,
@@ -215,6 +218,14 @@ def _origin(recorded: Recorded) -> dict[str, object]:
     }
 
 
+def _catalogue(request: Request, travel: TimeTravel) -> tuple[Times, Catalogue]:
+    """Return the two times asked for, and the catalogue as it was known then."""
+    service = service_of(request)
+    with service.reading() as (_, head):
+        times = travel.resolve(service, head)
+        return times, service.ledger.known([], position=times.position).catalogue
+
+
 @routes.put(
     "/v1/resources",
     status_code=201,
@@ -241,10 +252,7 @@ async def list_resource(request: Request, body: ResourceRequest) -> Response:
 )
 def resources(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
     """List every catalogued resource with properties, actions and groups, by type:id."""
-    service = service_of(request)
-    with service.reading() as (_, head):
-        times = travel.resolve(service, head)
-        catalogue = service.ledger.known([], position=times.position).catalogue
+    times, catalogue = _catalogue(request, travel)
     keyed: list[KeyedItem] = [
         (
             entry.resource.key,
@@ -288,10 +296,7 @@ async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Re
 )
 def groups(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
     """List every group with its members, by id."""
-    service = service_of(request)
-    with service.reading() as (_, head):
-        times = travel.resolve(service, head)
-        catalogue = service.ledger.known([], position=times.position).catalogue
+    times, catalogue = _catalogue(request, travel)
     keyed = [
         (group, _group(definition))
         for group in sorted(catalogue.groups)
@@ -315,10 +320,7 @@ def _group(definition: GroupDefined) -> Item:
 )
 def group(request: Request, id: NamePath, travel: Travel) -> Response:
     """Return a group with its members."""
-    service = service_of(request)
-    with service.reading() as (_, head):
-        times = travel.resolve(service, head)
-        catalogue = service.ledger.known([], position=times.position).catalogue
+    times, catalogue = _catalogue(request, travel)
     history = catalogue.groups.get(id)
     definition = history.at(times.at) if history else None
     if definition is None:

@@ -40,24 +40,21 @@ from ledger.domain.values import (
 )
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
-    ByOperator,
-    From,
+    CommonFilters,
     IdPath,
     OfCategory,
     OfClause,
     OfPolicy,
     OfResource,
-    OfSubject,
     Page,
     PageAsked,
-    To,
     Travel,
     command_responses,
     example,
+    model_key,
     one,
     page,
     read_responses,
-    subject_key,
 )
 from projections.conduct import ViolationState
 
@@ -232,16 +229,13 @@ def violations(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: OfSubject = None,
+    common: CommonFilters,
     state: Annotated[ViolationState | None, Query(description="Of this state, at `at`.")] = None,
     policy: OfPolicy = None,
     clause: OfClause = None,
     category: OfCategory = None,
     model: OfResource = None,
-    operator: ByOperator = None,
     detected_by: Annotated[DetectedBy | None, Query(description="Found so.")] = None,
-    recorded_from: From = None,
-    to: To = None,
 ) -> Response:
     """List violations, newest first.
 
@@ -251,32 +245,17 @@ def violations(
         request,
         asked,
         travel,
-        lambda c, times, limit: service_of(request).conduct.violations(
-            c,
-            at=times.at,
-            position=times.position,
-            limit=limit,
-            cursor_position=asked.after,
-            oldest_first=asked.oldest_first,
-            subject=subject_key(subject),
-            state=state,
-            policy=policy,
-            clause=clause,
-            category=category,
-            model=model_key(model),
-            operator=operator,
-            detected_by=detected_by,
-            recorded_from=recorded_from,
-            recorded_to=to,
+        lambda c, times, **asked_for: service_of(request).conduct.violations(
+            c, at=times.at, **asked_for
         ),
+        state=state,
+        policy=policy,
+        clause=clause,
+        category=category,
+        model=model_key(model),
+        detected_by=detected_by,
+        **common,
     )
-
-
-def model_key(model: str | None, *, parameter: str = "model") -> str | None:
-    """Return the resource key that a ``model`` filter means: ``atlas-3`` is ``model:atlas-3``."""
-    if model is None:
-        return None
-    return subject_key(model if ":" in model else f"model:{model}", parameter=parameter)
 
 
 @routes.get(
@@ -307,31 +286,19 @@ def warnings(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: OfSubject = None,
+    common: CommonFilters,
     policy: OfPolicy = None,
     category: OfCategory = None,
-    operator: ByOperator = None,
-    recorded_from: From = None,
-    to: To = None,
 ) -> Response:
     """List warnings, newest first."""
     return page(
         request,
         asked,
         travel,
-        lambda c, times, limit: service_of(request).conduct.warnings(
-            c,
-            position=times.position,
-            limit=limit,
-            cursor_position=asked.after,
-            oldest_first=asked.oldest_first,
-            subject=subject_key(subject),
-            policy=policy,
-            category=category,
-            operator=operator,
-            recorded_from=recorded_from,
-            recorded_to=to,
-        ),
+        lambda c, _, **asked_for: service_of(request).conduct.warnings(c, **asked_for),
+        policy=policy,
+        category=category,
+        **common,
     )
 
 

@@ -10,25 +10,22 @@ from pydantic import BaseModel
 
 from ledger.domain.errors import NotFound
 from ledger.domain.values import Role
-from ledger.service.http.conduct import model_key
 from ledger.service.http.route import allow, answer, router, service_of
 from ledger.service.http.shapes import (
-    ByOperator,
+    CommonFilters,
     EventView,
-    From,
     Item,
     OfCategory,
     OfPolicy,
     OfResource,
-    OfSubject,
     OnBehalfOf,
     Page,
     PageAsked,
-    To,
+    Times,
     Travel,
+    model_key,
     page,
     read_responses,
-    subject_key,
 )
 from ledger.store.codec import as_json
 
@@ -45,28 +42,22 @@ Words = Annotated[
 
 
 def event_filter(
-    subject: OfSubject = None,
+    common: CommonFilters,
     types: TypesAsked = None,
-    operator: ByOperator = None,
     on_behalf_of: OnBehalfOf = None,
     policy: OfPolicy = None,
     category: OfCategory = None,
     resource: OfResource = None,
-    recorded_from: From = None,
-    to: To = None,
     q: Words = None,
 ) -> dict[str, Any]:
     """Read the filters of the trail."""
     return {
-        "subject": subject_key(subject),
+        **common,
         "types": tuple(types or ()),
-        "operator": operator,
         "on_behalf_of": on_behalf_of,
         "policy": policy,
         "category": category,
         "resource": model_key(resource, parameter="resource"),
-        "recorded_from": recorded_from,
-        "recorded_to": to,
         "q": q,
     }
 
@@ -104,18 +95,11 @@ def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) 
     """List events, newest first, each with the sentence that a person reads."""
     service = service_of(request)
 
-    def find(c: Any, times: Any, limit: int) -> list[Item]:
-        positions = service.trail.events(
-            c,
-            position=times.position,
-            limit=limit,
-            cursor_position=asked.after,
-            oldest_first=asked.oldest_first,
-            **filters,
-        )
+    def find(c: Any, _: Times, **asked_for: Any) -> list[Item]:
+        positions = service.trail.events(c, **asked_for)
         return [as_json(recorded) for recorded in service.recorder.at_positions(positions)]
 
-    return page(request, asked, travel, find)
+    return page(request, asked, travel, find, **filters)
 
 
 @routes.get(

@@ -76,8 +76,8 @@ def _write_snapshot(service: Service) -> tuple[Path, int]:
     ):
         c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
         position, recorded_at = c.fetchone()
-        known = service.index.unknown == "deny_unknown"
-        for record in snapshot(c, position=position, recorded_at=recorded_at, known=known):
+        unknown = service.index.unknown
+        for record in snapshot(c, position=position, recorded_at=recorded_at, unknown=unknown):
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
     return Path(file.name), position
 

@@ -211,6 +211,31 @@ def subject_key(raw: str | None, *, parameter: str = "subject") -> str | None:
     return None if raw is None else subject_of(raw, parameter=parameter).key
 
 
+def model_key(model: str | None, *, parameter: str = "model") -> str | None:
+    """Return the resource key that a ``model`` filter means: ``atlas-3`` is ``model:atlas-3``."""
+    if model is None:
+        return None
+    return subject_key(model if ":" in model else f"model:{model}", parameter=parameter)
+
+
+def common_filters(
+    subject: OfSubject = None,
+    operator: ByOperator = None,
+    recorded_from: From = None,
+    to: To = None,
+) -> dict[str, Any]:
+    """Read the filters that every list of facts has, as keywords of the projections' queries."""
+    return {
+        "subject": subject_key(subject),
+        "operator": operator,
+        "recorded_from": recorded_from,
+        "recorded_to": to,
+    }
+
+
+CommonFilters = Annotated[dict[str, Any], Depends(common_filters)]
+
+
 @dataclass(frozen=True, slots=True)
 class Times:
     """The two times of a question: what was in force at ``at``, as known at ``position``."""
@@ -292,17 +317,26 @@ def page(
     request: Request,
     asked: Paging,
     travel: TimeTravel,
-    find: Callable[[Any, Times, int], list[Item]],
+    find: Callable[..., list[Item]],
+    **filters: Any,
 ) -> Response:
     """Answer one page of a list that is ordered by position.
 
-    ``find`` is called with a database cursor, the two times and how many items to return; one more
-    than the page holds is asked for, to know whether another page follows.
+    ``find`` is called with a database cursor, the two times, and as keywords the page asked for and
+    the filters; one item more than the page holds is asked for, to know whether another follows.
     """
     service = service_of(request)
     with service.reading() as (c, head):
         times = travel.resolve(service, head)
-        items = find(c, times, asked.limit + 1)
+        items = find(
+            c,
+            times,
+            position=times.position,
+            limit=asked.limit + 1,
+            cursor_position=asked.after,
+            oldest_first=asked.oldest_first,
+            **filters,
+        )
     following = None
     if len(items) > asked.limit:
         items = items[: asked.limit]

@@ -41,27 +41,24 @@ from ledger.domain.values import (
     Subject,
     Value,
 )
-from ledger.service.http.conduct import READERS, model_key
+from ledger.service.http.conduct import READERS
 from ledger.service.http.route import allow, command, router, service_of
 from ledger.service.http.shapes import (
-    ByOperator,
-    From,
+    CommonFilters,
     IdPath,
     OfCategory,
     OfPolicy,
     OfResource,
-    OfSubject,
     OfSuspension,
     Page,
     PageAsked,
-    To,
     Travel,
     command_responses,
     example,
+    model_key,
     one,
     page,
     read_responses,
-    subject_key,
 )
 
 routes = router("suspensions")
@@ -307,16 +304,13 @@ def suspensions(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: OfSubject = None,
+    common: CommonFilters,
     state: Annotated[SuspensionState | None, Query(description="Of this state, at `at`.")] = None,
     review: Review = None,
     in_force: Annotated[Instant | None, Query(description="In force at this instant.")] = None,
     model: OfResource = None,
     policy: OfPolicy = None,
     category: OfCategory = None,
-    operator: ByOperator = None,
-    recorded_from: From = None,
-    to: To = None,
 ) -> Response:
     """List suspensions, newest first.
 
@@ -327,24 +321,16 @@ def suspensions(
         request,
         asked,
         travel,
-        lambda c, times, limit: service_of(request).access.suspensions(
-            c,
-            at=times.at,
-            position=times.position,
-            limit=limit,
-            cursor_position=asked.after,
-            oldest_first=asked.oldest_first,
-            subject=subject_key(subject),
-            state=state,
-            review=review,
-            in_force_at=in_force,
-            model=model_key(model),
-            policy=policy,
-            category=category,
-            operator=operator,
-            recorded_from=recorded_from,
-            recorded_to=to,
+        lambda c, times, **asked_for: service_of(request).access.suspensions(
+            c, at=times.at, **asked_for
         ),
+        state=state,
+        review=review,
+        in_force_at=in_force,
+        model=model_key(model),
+        policy=policy,
+        category=category,
+        **common,
     )
 
 
@@ -376,31 +362,19 @@ def reinstatements(
     request: Request,
     asked: PageAsked,
     travel: Travel,
-    subject: OfSubject = None,
+    common: CommonFilters,
     suspension: OfSuspension = None,
     cause: Annotated[Cause | None, Query(description="For this cause.")] = None,
-    operator: ByOperator = None,
-    recorded_from: From = None,
-    to: To = None,
 ) -> Response:
     """List reinstatements, newest first."""
     return page(
         request,
         asked,
         travel,
-        lambda c, times, limit: service_of(request).access.reinstatements(
-            c,
-            position=times.position,
-            limit=limit,
-            cursor_position=asked.after,
-            oldest_first=asked.oldest_first,
-            subject=subject_key(subject),
-            suspension=suspension,
-            cause=cause,
-            operator=operator,
-            recorded_from=recorded_from,
-            recorded_to=to,
-        ),
+        lambda c, _, **asked_for: service_of(request).access.reinstatements(c, **asked_for),
+        suspension=suspension,
+        cause=cause,
+        **common,
     )
 
 
