@@ -255,7 +255,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 )
             for statement in DDL:
                 c.execute(statement)
-            for part in (*([self.log] if self.log else []), *self.projections):
+            parts: list[Log | Projection] = [*self.projections]
+            for part in [self.log, *parts] if self.log else parts:
                 for statement in part.DDL:
                     c.execute(statement)
             c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
