@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from eventsourcing.sqlite import SQLiteCursor
+
 from ledger.domain.events import (
     Author,
     Draft,
@@ -58,7 +60,7 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
     """Fill a ledger with these events, each with its version; the service is not started."""
     service = build(Settings(database_url=f"sqlite:///{database}"))
     if not service.recorder.position:
-        service.ledger.open("benchmark.ledger")
+        service.open()
     members = tuple(Resource(type="model", id=id_) for id_ in MODELS)
     service.ledger.define_group("frontier", resources=members, by=AUTHOR)
     with service.recorder.transaction() as c:
@@ -77,11 +79,19 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
                 )
             )
             if len(rows) == BATCH:
-                c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+                _append(service, c, rows)
                 rows = []
-        c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        _append(service, c, rows)
     rebuild(service.recorder, repair=True)
     return service
+
+
+def _append(
+    service: Service, c: SQLiteCursor, rows: list[tuple[int, str, int, str, str, bytes]]
+) -> None:
+    c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+    for row in rows:
+        service.log.append(c, *row)
 
 
 def _id(prefix: str) -> str:

@@ -16,11 +16,13 @@ from ledger.service.wiring import Finder
 from ledger.store.projection import Projection
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.tlog.log import LogRows
 from projections.access import AccessRows
 from projections.conduct import ConductRows
 from projections.operators import OperatorRows
 from projections.trail import TrailRows
 
+LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
@@ -54,6 +56,7 @@ def open_ledger(
     recorder = LedgerRecorder(
         store,
         clock=clock,
+        log=LogRows(),
         projections=(access, conduct, operators, TrailRows(), *projections),
         committed=committed,
     )

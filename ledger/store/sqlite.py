@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,10 +28,11 @@ from ledger.domain.errors import StoreBusy, Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
 from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
-from ledger.store.projection import Projection
+from ledger.store.projection import Log, Projection
 
 SCHEMA_VERSION: Final = 1
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
+WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -185,7 +187,7 @@ class LedgerDatastore(SQLiteDatastore):
                 check_same_thread=False,
                 timeout=self.lock_timeout_s,
             )
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            mode = self._in_wal_mode(connection)
         except sqlite3.DatabaseError as error:
             raise Unavailable(f"{self.path} cannot be opened: {error}") from error
         connection.row_factory = sqlite3.Row
@@ -194,6 +196,21 @@ class LedgerDatastore(SQLiteDatastore):
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+    def _in_wal_mode(self, connection: sqlite3.Connection) -> str:
+        """Switch to WAL mode and return the mode. Others may be switching the new file, too.
+
+        SQLite refuses the second at once, whatever the timeout says, so it asks again.
+        """
+        tries = int(self.lock_timeout_s / WAL_RETRY_S)
+        while True:
+            try:
+                return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                tries -= 1
+                if tries < 0 or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+            time.sleep(WAL_RETRY_S)
 
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
@@ -214,8 +231,10 @@ class LedgerDatastore(SQLiteDatastore):
 class LedgerRecorder(SQLiteApplicationRecorder):
     """Appends events with dense positions; every projection applies them in the same transaction.
 
+    So does ``log`` write its leaf; only a recorder that appends nothing may do without.
     ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
-    ``committed`` is called after each commit with what it recorded, in order.
+    ``committed`` is called after each commit with what it recorded, in order; ``admit`` before each
+    transaction, and raises when nothing may be recorded.
     """
 
     def __init__(
@@ -223,14 +242,17 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         datastore: LedgerDatastore,
         *,
         clock: Callable[[], datetime],
+        log: Log | None,
         projections: Sequence[Projection] = (),
         committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
     ) -> None:
         super().__init__(datastore, events_table_name="events")
         self.store = datastore
         self.clock = clock
+        self.log = log
         self.projections = projections
         self.committed = committed
+        self.admit: Callable[[], None] = lambda: None
         self.mapper = LedgerMapper()
         self._pending: list[Recorded] = []
         self._level = 0
@@ -252,8 +274,9 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 )
             for statement in DDL:
                 c.execute(statement)
-            for projection in self.projections:
-                for statement in projection.DDL:
+            parts: list[Log | Projection] = [*self.projections]
+            for part in [self.log, *parts] if self.log else parts:
+                for statement in part.DDL:
                     c.execute(statement)
             c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -267,6 +290,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         """
         with self.store.turn:
             before, level, head = len(self._pending), self._level, self._head
+            if level == 0:
+                self.admit()
             self._level += 1
             try:
                 with self.store.transaction(commit=True) as cursor:
@@ -317,23 +342,26 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         head = self._head[0]
         positions = list(range(head + 1, head + 1 + len(stored_events)))
         for position, stored in zip(positions, stored_events, strict=True):
+            row = (
+                position,
+                str(stored.originator_id),
+                stored.originator_version,
+                stored.topic,
+                format_instant(at),
+                stored.state,
+            )
             try:
                 c.execute(
                     "INSERT INTO events (position, stream, version, type, recorded_at, state) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        position,
-                        str(stored.originator_id),
-                        stored.originator_version,
-                        stored.topic,
-                        format_instant(at),
-                        stored.state,
-                    ),
+                    row,
                 )
             except sqlite3.IntegrityError as error:
                 raise IntegrityError(error) from error
             except sqlite3.OperationalError as error:
                 raise OperationalError(error) from error
+            if self.log is not None:
+                self.log.append(c, *row)
             if self.projections:
                 # Decoded from the bytes just written: a projection sees what a rebuild will.
                 recorded = self.mapper.to_domain_event(
