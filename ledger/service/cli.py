@@ -109,7 +109,7 @@ def _existing(settings: Settings) -> Iterator[Service]:
             raise InvalidValue(f"{path} holds no ledger; run compliance-ledger init first")
         yield service
     finally:
-        service.recorder.store.close()
+        service.close()
 
 
 def _print_json(value: object) -> None:
@@ -154,7 +154,7 @@ def _open_ledger(settings: Settings) -> str:
             service.ledger.enroll(FIRST_OPERATOR, role=Role.ADMIN, by=SYSTEM_AUTHOR)
             done = service.ledger.issue_key(FIRST_OPERATOR, label="the first key", by=SYSTEM_AUTHOR)
     finally:
-        service.recorder.store.close()
+        service.close()
     assert done.secret is not None
     return done.secret
 

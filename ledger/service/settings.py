@@ -39,6 +39,10 @@ class Settings(BaseSettings):
         max_length=200,
         description="The name by which others know this ledger; set once, by init.",
     )
+    vault_key_file: Path | None = Field(
+        default=None,
+        description="The file of the vault key; when unset, beside the database: ledger.vault-key.",
+    )
     unknown_subject: UnknownSubjects = Field(
         default="allow",
         description="What a check answers for a subject that the ledger holds no fact about.",
@@ -78,6 +82,16 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The SQLite file."""
         return sqlite_path(self.database_url)
+
+    @property
+    def vault_path(self) -> Path:
+        """The file of the vault, beside the database."""
+        return self.database_path.with_suffix(".vault")
+
+    @property
+    def vault_key_path(self) -> Path:
+        """The file of the vault key."""
+        return self.vault_key_file or self.database_path.with_suffix(".vault-key")
 
     @classmethod
     def settings_customise_sources(

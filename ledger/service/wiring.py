@@ -6,7 +6,7 @@ The wall clock is read here and nowhere below.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +23,10 @@ from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
+from projections.erasures import ErasureRows
 from projections.operators import Keyring, OperatorRows
 from projections.trail import TrailRows
 
@@ -48,17 +50,21 @@ class Finder:
         access: AccessRows,
         conduct: ConductRows,
         operators: OperatorRows,
+        erasures: ErasureRows,
     ) -> None:
         self._store = store
         self._access = access
+        self._erasures = erasures
         self._stream_of = {
             "sus_": access.stream_of,
             "vio_": conduct.stream_of,
             "key_": operators.stream_of,
+            "era_": erasures.stream_of,
+            "hld_": erasures.stream_of,
         }
 
     def stream_of(self, id_: str) -> str | None:
-        """Return the stream that holds a violation, suspension or key."""
+        """Return the stream that holds a violation, suspension, erasure, hold or key."""
         find = self._stream_of.get(id_[:4])
         if find is None:
             return None
@@ -75,6 +81,18 @@ class Finder:
         with self._store.transaction(commit=False) as c:
             return self._access.children_of(c, subject)
 
+    def unerased_keys(self, subject: Subject) -> Sequence[str]:
+        """Return the data keys that seal something of a subject and that no event erased."""
+        with self._store.transaction(commit=False) as c:
+            return self._erasures.keys(c, erased=False, subject=subject.key)
+
+    def erased_keys(self, among: Iterable[str] | None = None) -> Sequence[str]:
+        """Return the data keys that an event says are destroyed: of these, or of all."""
+        with self._store.transaction(commit=False) as c:
+            if among is not None:
+                return list(self._erasures.erased_by(c, among))
+            return self._erasures.keys(c, erased=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -87,6 +105,7 @@ class Service:
     ledger: Ledger
     access: AccessRows
     conduct: ConductRows
+    erasures: ErasureRows
     trail: TrailRows
     operators: OperatorRows
     index: AccessIndex
@@ -132,8 +151,10 @@ class Service:
             return int(row[0])
 
     def start(self) -> None:
-        """Load what is in memory, then follow, write and tick."""
-        self.feed.start(self.load())
+        """Destroy what is to be destroyed, load what is in memory; then follow, write and tick."""
+        position = self.load()
+        self.ledger.shred()
+        self.feed.start(position)
         self.writer.start()
         self.ticker.start()
         if self.decision_log is not None:
@@ -146,7 +167,12 @@ class Service:
         self.feed.stop()
         if self.decision_log is not None:
             self.decision_log.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store and the vault."""
         self.recorder.store.close()
+        self.ledger.vault.close()
 
 
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
@@ -161,9 +187,20 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
     store = LedgerDatastore(path)
     access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
-    recorder = LedgerRecorder(store, clock=clock, projections=(access, conduct, operators, trail))
+    erasures = ErasureRows()
+    recorder = LedgerRecorder(
+        store, clock=clock, projections=(access, conduct, operators, erasures, trail)
+    )
     recorder.create_table()
-    ledger = Ledger(recorder, Finder(store, access, conduct, operators))
+    if not recorder.position and not settings.vault_key_path.exists():
+        # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
+        make_vault_key(settings.vault_key_path)
+    vault = Vault(
+        settings.vault_path,
+        vault_key=read_vault_key(settings.vault_key_path),
+        origin=settings.origin,
+    )
+    ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
     return Service(
         settings=settings,
@@ -173,6 +210,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         ledger=ledger,
         access=access,
         conduct=conduct,
+        erasures=erasures,
         trail=trail,
         operators=operators,
         index=index,
