@@ -151,6 +151,7 @@ class Ledger:
         self._entropy = entropy
         self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
         self._appended = 0
+        self._deciding = 0
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -475,6 +476,9 @@ class Ledger:
 
         All of them each time: an old vault file may have been put back meanwhile.
         """
+        with self.recorder.store.turn:
+            # The event could still be rolled back, and the keys would be gone without it.
+            assert not self._deciding, "keys are destroyed after the commit"
         return self.vault.destroy(self.finder.erased_keys())
 
     # --- policies and the catalogue ---------------------------------------------------------------
@@ -648,6 +652,7 @@ class Ledger:
         # The turn is kept until the cache is cleared, or another thread could decide on it first.
         with self.recorder.store.turn:
             before = self._appended
+            self._deciding += 1
             try:
                 with self.recorder.transaction():
                     yield
@@ -660,6 +665,8 @@ class Ledger:
                     # What was folded since may include events that are now rolled back.
                     self._folded.clear()
                 raise
+            finally:
+                self._deciding -= 1
 
     def _decide(
         self,

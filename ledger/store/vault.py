@@ -60,6 +60,7 @@ DDL: Final = (
         WHERE NOT retired""",
     """CREATE TABLE IF NOT EXISTS probe (
         id INTEGER PRIMARY KEY CHECK (id = 1),
+        origin TEXT NOT NULL,
         box BLOB NOT NULL
     ) STRICT""",
 )
@@ -68,6 +69,7 @@ DDL: Final = (
 class Vault:
     """The data keys of all subjects, and what they seal. Several processes may share one file.
 
+    ``origin`` names the ledger of a new vault; one that is there keeps the name it was made with.
     Raises ``VaultUnavailable`` wherever the file cannot be read or written.
     """
 
@@ -80,15 +82,16 @@ class Vault:
         with self._turn, self._writing() as connection:
             for statement in DDL:
                 connection.execute(statement)
-            found = connection.execute("SELECT box FROM probe").fetchone()
+            found = connection.execute("SELECT origin, box FROM probe").fetchone()
             if found is None:
                 box = self._encrypt(self._wrapping, _PROBE, "probe")
-                connection.execute("INSERT INTO probe VALUES (1, ?)", (box,))
-        if found is not None and self._decrypt(self._wrapping, found[0], "probe") != _PROBE:
+                connection.execute("INSERT INTO probe VALUES (1, ?, ?)", (origin, box))
+                found = (origin, box)
+        self._origin = found[0]
+        if self._decrypt(self._wrapping, found[1], "probe") != _PROBE:
             self.close()
             raise VaultUnavailable(
-                f"{path} was made with another vault key, or for a ledger of another origin "
-                f"than {origin}; put back the key file that belongs to it"
+                f"{path} was made with another vault key; put back the key file that belongs to it"
             )
 
     def close(self) -> None:

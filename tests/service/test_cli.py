@@ -146,9 +146,8 @@ def test_only_its_owner_may_read_the_database(run: Run) -> None:
 
     for path in Path("var").iterdir():
         assert 0o600 == stat.S_IMODE(path.stat().st_mode), path
-    assert ["ledger.db", "ledger.db-shm", "ledger.db-wal"] == sorted(
-        path.name for path in Path("var").iterdir()
-    )
+    files = ["ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.vault", "ledger.vault-key"]
+    assert files == sorted(path.name for path in Path("var").iterdir())
     service.recorder.store.close()
 
 
