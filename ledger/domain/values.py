@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
@@ -232,14 +231,23 @@ class Sealed(Value):
     ] = Field(description="base64 of nonce (12 bytes), AES-256-GCM ciphertext and tag (16 bytes).")
 
 
-@dataclass(frozen=True, slots=True)
 class Unsealed:
-    """A text that is to be sealed before it is recorded: neither printed nor encoded by accident.
+    """A text that is to be sealed before it is recorded.
 
-    Decisions hold it; sealing needs the place of the event, which no decision knows.
+    Decisions hold it; sealing needs the place of the event, which no decision knows. It is no
+    dataclass, which orjson would encode, and its representation does not show the text.
     """
 
-    text: str = field(repr=False)
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unsealed) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 def _sealable(raw: object) -> Sealed | Unsealed:
@@ -250,16 +258,16 @@ def _sealable(raw: object) -> Sealed | Unsealed:
     return Sealed.model_validate(raw)
 
 
-def _dump_sealed(value: Sealed | Unsealed) -> dict[str, str]:
+def _dump_sealed(value: str | Sealed | Unsealed) -> str | dict[str, str]:
     if isinstance(value, Unsealed):
         raise TypeError("a text that is not sealed is never written down")
-    return {"key": value.key, "box": value.box}
+    return value if isinstance(value, str) else {"key": value.key, "box": value.box}
 
 
 Sealable = Annotated[
     Sealed | Unsealed,
     PlainValidator(_sealable),
-    PlainSerializer(_dump_sealed, return_type=dict[str, str]),
+    PlainSerializer(_dump_sealed),
     WithJsonSchema({"type": "object", "required": ["key", "box"]}),
 ]
 """A sealed member of a fact: sealed once it is recorded, not yet when it is only decided."""
@@ -534,8 +542,9 @@ class Evidence(Value):
 class RecordedEvidence(Value):
     """A piece of evidence in a fact: in clear, or sealed because it is personal."""
 
-    uri: Uri | Sealable
-    sha256: Sha256 | Sealable
+    # A union would rather pass on what one of its serializers refuses: the two have one together.
+    uri: Annotated[Uri | Sealable, PlainSerializer(_dump_sealed)]
+    sha256: Annotated[Sha256 | Sealable, PlainSerializer(_dump_sealed)]
     personal: StrictBool = False
 
     @model_validator(mode="after")

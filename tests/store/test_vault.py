@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,10 @@ def wrapped_keys(file: Path) -> list[bytes]:
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1), version=st.integers(1))
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    version=st.integers(1, 2**53),
+)
 def test_whatever_is_sealed_opens_as_it_was(vault: Vault, text: str, version: int) -> None:
     """Any text comes back to the letter, from its own place."""
     sealed = noted(vault, text, version)
@@ -171,8 +175,12 @@ def test_a_text_that_is_not_sealed_is_never_encoded(
     event: SubjectSuspended | ViolationRecorded,
 ) -> None:
     """The codec refuses it, and neither the refusal nor its representation shows the text."""
-    with pytest.raises(ValueError, match="never written down") as refusal:
+    with pytest.raises(TypeError, match="never written down") as refusal:
         encode(Draft(event, Author("jo")))
+    with pytest.raises(ValueError, match="never written down"):
+        event.model_dump()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        orjson.dumps(Unsealed("Secret."))
 
     assert "Secret" not in str(refusal.value) + repr(event) + str(event)
 
