@@ -126,7 +126,7 @@ def _print_table(table: Table) -> None:
 
 @app.command()
 def init(as_json: AsJson = False) -> None:
-    """Make the database, open the ledger, and print the first admin key, once."""
+    """Make the database and the vault key, open the ledger, and print the first admin key, once."""
     settings = _settings()
     key = _open_ledger(settings)
     if as_json:
@@ -135,11 +135,13 @@ def init(as_json: AsJson = False) -> None:
                 "database": str(settings.database_path.absolute()),
                 "origin": settings.origin,
                 "admin_key": key,
+                "vault_key_file": str(settings.vault_key_path.absolute()),
             }
         )
         return
     out.print(f"Opened the ledger {settings.origin} in {settings.database_path.absolute()}.")
     out.print(f"The admin key, shown only now: {key}", markup=False)
+    out.print(f"Keep a copy of {settings.vault_key_path.absolute()}, apart from the database.")
     out.print("Next: compliance-ledger serve")
 
 

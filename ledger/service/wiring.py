@@ -5,6 +5,7 @@ The wall clock is read here and nowhere below.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import Keyring, OperatorRows
 from projections.trail import TrailRows
+
+log = logging.getLogger(__name__)
 
 
 def wall_clock() -> datetime:
@@ -150,10 +153,23 @@ class Service:
             self.keyring.load(c)
             return int(row[0])
 
+    def lost_keys(self) -> list[str]:
+        """Return the data keys that seal something, were not erased, and are not in the vault."""
+        with self.recorder.store.transaction(commit=False) as c:
+            keys = self.erasures.keys(c, erased=False)
+        return self.ledger.vault.missing(keys) if keys else []
+
     def start(self) -> None:
         """Destroy what is to be destroyed, load what is in memory; then follow, write and tick."""
         position = self.load()
         self.ledger.shred()
+        lost = self.lost_keys()
+        if lost:
+            log.error(
+                "%s lacks %d keys that no erasure destroyed; put back the file that holds them",
+                self.settings.vault_path,
+                len(lost),
+            )
         self.feed.start(position)
         self.writer.start()
         self.ticker.start()

@@ -117,11 +117,11 @@ def test_init_opens_a_ledger_and_shows_the_admin_key_once(run: Run) -> None:
 
 
 def test_init_prints_json_for_machines(run: Run, tmp_path: Path) -> None:
-    """Three members: where the database is, what the ledger is called, the key."""
+    """Where the database is, what the ledger is called, the key, and what is to be copied."""
     ran = run("init", "--json")
 
     assert 0 == ran.code
-    assert ["database", "origin", "admin_key"] == list(ran.json)
+    assert ["database", "origin", "admin_key", "vault_key_file"] == list(ran.json)
     assert str(tmp_path / "var" / "ledger.db") == ran.json["database"]
     assert "ledger.localhost" == ran.json["origin"]
     assert ran.json["admin_key"].startswith("clk_")

@@ -428,6 +428,7 @@ def test_a_key_that_outlived_its_erasure_goes_at_the_next_start(
 
     with joined(crashed):
         assert {} == wrapped_keys(crashed)
+        assert [] == crashed.service.lost_keys()
 
 
 def test_an_old_vault_file_does_not_bring_back_what_was_erased(
@@ -476,8 +477,10 @@ def test_keys_are_never_destroyed_before_the_commit(founded: Running) -> None:
         ledger.shred()
 
 
-def test_a_lost_key_is_told_from_an_erased_one(founded: Running) -> None:
-    """A vault that lost a key answers 503 and says which; it does not say that it was erased."""
+def test_a_lost_key_is_told_from_an_erased_one(
+    founded: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A vault that lost a key answers 503 and says which; a start says how many are lost."""
     violation, _ = sealed_about(founded)
     with sqlite3.connect(founded.service.settings.vault_path) as c:
         c.execute("DELETE FROM data_keys")
@@ -490,6 +493,8 @@ def test_a_lost_key_is_told_from_an_erased_one(founded: Running) -> None:
     assert (503, "vault_unavailable") == (answer.status_code, answer.json()["code"])
     assert "does not hold the key dek_" in answer.json()["detail"]
     assert "box" in get(founded, f"/v1/violations/{violation}")["details"]
+    with joined(founded):
+        assert "lacks 1 keys that no erasure destroyed" in caplog.text
 
 
 def test_a_ledger_without_its_vault_key_is_not_opened(
