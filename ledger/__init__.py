@@ -3,7 +3,7 @@
 A map, from the facts up:
 
 - ``domain/``        what can happen and what may not: facts, rules, the access rule. No I/O.
-- ``store/``         where events are kept: recorders, canonical bytes, replay.
+- ``store/``         where events are kept: recorders, canonical bytes, replay, the vault.
 - ``application.py`` ``Ledger``: one method per decision.
 - ``service/``       settings, wiring, HTTP, command line. Only this knows everything.
 

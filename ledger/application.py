@@ -37,8 +37,10 @@ from ledger.domain.events import (
     LedgerOpened,
     LedgerRecovered,
     LogKeyRotated,
+    RecordDisclosed,
     Recorded,
     ResourceListed,
+    SubjectEvent,
 )
 from ledger.domain.operators import Operator
 from ledger.domain.policy import Policy, parse_policy_ref
@@ -54,11 +56,13 @@ from ledger.domain.values import (
     Resource,
     Role,
     Scope,
+    Sealed,
     Subject,
     sortable_id,
 )
 from ledger.store.codec import Placed
 from ledger.store.sqlite import LedgerRecorder
+from ledger.store.vault import Vault
 from ledger.tlog.checkpoint import LogKey
 from ledger.tlog.note import VerifierKey, parse_vkey
 
@@ -71,13 +75,19 @@ class Finder(Protocol):
     """Where things are written; answered by the projections."""
 
     def stream_of(self, id_: str) -> str | None:
-        """Return the stream that holds a violation, suspension or key."""
+        """Return the stream that holds a violation, suspension, erasure, hold or key."""
 
     def resting_on(self, violation: str) -> Sequence[tuple[str, str]]:
         """Return subject key and id of every suspension that names a violation as a ground."""
 
     def children_of(self, subject: Subject) -> Sequence[Subject]:
         """Return the subjects directly below a subject now."""
+
+    def unerased_keys(self, subject: Subject) -> Sequence[str]:
+        """Return the data keys that seal something of a subject and that no event erased."""
+
+    def erased_keys(self, among: Iterable[str] | None = None) -> Sequence[str]:
+        """Return the data keys that an event says are destroyed: of these, or of all."""
 
 
 class Folded(Protocol):
@@ -135,14 +145,17 @@ class Ledger:
         self,
         recorder: LedgerRecorder,
         finder: Finder,
+        vault: Vault,
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.recorder = recorder
         self.finder = finder
+        self.vault = vault
         self._entropy = entropy
         self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
         self._appended = 0
+        self._deciding = 0
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -385,6 +398,93 @@ class Ledger:
                     served.append(self._append(event, by=SYSTEM_AUTHOR, now=now, caused_by=cause))
         return served
 
+    # --- sealed data ------------------------------------------------------------------------------
+
+    def disclose(self, position: int, *, by: Author) -> dict[str, str]:
+        """Return what is sealed in an event, by its path, once it is recorded who was shown it.
+
+        What was erased is left out; when nothing is left, nothing is shown and nothing recorded.
+        """
+        with self._transaction():
+            shown = _held(self.recorder.event(position))
+            keys = {one.key for _, one in shown.event.sealed_fields() if isinstance(one, Sealed)}
+            erased = set(self.finder.erased_keys(keys))
+            texts = {
+                path: self.vault.open(sealed, stream=shown.stream, version=shown.version, path=path)
+                for path, sealed in shown.event.sealed_fields()
+                if isinstance(sealed, Sealed) and sealed.key not in erased
+            }
+            if texts:
+                assert isinstance(shown.event, SubjectEvent)
+                event = RecordDisclosed(
+                    subject=shown.event.subject,
+                    shown_position=position,
+                    shown_stream=shown.stream,
+                    fields=tuple(texts),
+                )
+                self._append(event, by=by, now=self.recorder.now())
+        return texts
+
+    def place_hold(
+        self, subject: Subject, *, reason: str, by: Author, once: Once | None = None
+    ) -> Done:
+        """Forbid that anything about a subject be erased."""
+        return self._decide(
+            lambda now: self._record(subject).place_hold(
+                hold=self._new_id("hld", now), reason=reason
+            ),
+            by=by,
+            once=once,
+        )
+
+    def lift_hold(self, hold: str, *, by: Author, once: Once | None = None) -> Done:
+        """Take one legal hold away; others on the subject stay."""
+        return self._decide(
+            lambda _: self._holding(hold, "hld_").lift_hold(hold=hold), by=by, once=once
+        )
+
+    def request_erasure(
+        self, subject: Subject, *, reason: str, by: Author, once: Once | None = None
+    ) -> Done:
+        """Ask that what is sealed about a subject be erased."""
+        return self._decide(
+            lambda now: self._record(subject).request_erasure(
+                erasure=self._new_id("era", now), reason=reason
+            ),
+            by=by,
+            once=once,
+        )
+
+    def confirm_erasure(self, erasure: str, *, by: Author, once: Once | None = None) -> Done:
+        """Record that what is sealed about a subject is erased; ``shred`` MUST follow the commit.
+
+        A crash between the two is mended by the next ``shred``, at the latest at the next start.
+        """
+
+        def decide(_: datetime) -> Event:
+            record = self._holding(erasure, "era_")
+            here = self.vault.keys_of(record.subject)
+            keys = {*here, *self.finder.unerased_keys(record.subject)}
+            keys -= {*self.finder.erased_keys(here)}
+            event = record.confirm_erasure(erasure=erasure, keys=sorted(keys), by=by)
+            self.vault.retire(record.subject)
+            return event
+
+        def cause() -> int:
+            return self._holding(erasure, "era_").erasures[erasure].requested.position
+
+        return self._decide(decide, by=by, once=once, caused_by=cause)
+
+    def shred(self) -> int:
+        """Destroy every key that an event says is destroyed; return how many were still there.
+
+        All of them each time: an old vault file may have been put back meanwhile.
+        """
+        with self.recorder.store.turn:
+            # The event could still be rolled back, and the keys would be gone without it.
+            assert not self._deciding, "keys are destroyed after the commit"
+        return self.vault.destroy(self.finder.erased_keys())
+
     # --- policies and the catalogue ---------------------------------------------------------------
 
     def publish(
@@ -585,6 +685,7 @@ class Ledger:
         # The turn is kept until the cache is cleared, or another thread could decide on it first.
         with self.recorder.store.turn:
             before = self._appended
+            self._deciding += 1
             try:
                 with self.recorder.transaction():
                     yield
@@ -597,6 +698,8 @@ class Ledger:
                     # What was folded since may include events that are now rolled back.
                     self._folded.clear()
                 raise
+            finally:
+                self._deciding -= 1
 
     def _decide(
         self,
@@ -605,6 +708,7 @@ class Ledger:
         by: Author,
         once: Once | None,
         consequences: Consequences | None = None,
+        caused_by: Callable[[], int] | None = None,
     ) -> Done:
         with self._transaction():
             if once and (before := self._done_before(by, once)):
@@ -614,7 +718,8 @@ class Ledger:
             if isinstance(decided, Recorded):
                 done = Done(decided, "unchanged")
             else:
-                done = Done(self._append(decided, by=by, now=now))
+                led_by = caused_by() if caused_by else None
+                done = Done(self._append(decided, by=by, now=now, caused_by=led_by))
                 if consequences:
                     cause = done.recorded.position
                     for event in consequences(done.recorded, now):
@@ -647,12 +752,14 @@ class Ledger:
     def _append(
         self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
     ) -> Recorded:
-        draft = Draft(event, by, caused_by)
         with self.recorder.store.transaction(commit=False) as c:
             c.execute(
                 "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (event.stream,)
             )
             version = c.fetchone()[0] + 1
+            if isinstance(event, SubjectEvent):
+                event = self.vault.seal(event, version)
+            draft = Draft(event, by, caused_by)
             self._appended += 1
             return self.recorder.append(c, Placed(event.stream, version, draft), now)
 
@@ -688,9 +795,13 @@ class Ledger:
             raise NotFound(f"nothing is recorded under the id {id_!r}")
         return stream
 
-    def _holding(self, id_: str) -> Record:
-        """Return the record that holds a suspension or violation; raises ``NotFound``."""
-        stream = self._stream_of(id_, id_[:4] if id_[:4] in ("sus_", "vio_") else "sus_")
+    def _holding(self, id_: str, *prefixes: str) -> Record:
+        """Return the record that holds a suspension or violation; raises ``NotFound``.
+
+        Given prefixes, the id must have one of them instead.
+        """
+        allowed = prefixes or ("sus_", "vio_")
+        stream = self._stream_of(id_, id_[:4] if id_[:4] in allowed else allowed[0])
         return self._record(Subject.parse(stream.removeprefix("subject/")))
 
     def _violation(self, violation: str) -> Violation | None:

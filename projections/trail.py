@@ -20,6 +20,7 @@ from eventsourcing.persistence import Cursor
 from ledger.domain.errors import InvalidValue
 from ledger.domain.events import (
     GroupDefined,
+    RecordDisclosed,
     Recorded,
     ResourceListed,
     SubjectEvent,
@@ -156,7 +157,7 @@ class TrailRows:
             (
                 position,
                 event.TYPE,
-                event.subject.key if isinstance(event, SubjectEvent) else None,
+                event.subject.key if isinstance(event, SubjectEvent | RecordDisclosed) else None,
                 recorded.author.operator,
                 recorded.author.on_behalf_of,
                 format_instant(recorded.recorded_at),

@@ -16,13 +16,16 @@ from ledger.service.wiring import Finder
 from ledger.store.projection import Projection
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.vault import Vault
 from ledger.tlog.log import LogRows
 from projections.access import AccessRows
 from projections.conduct import ConductRows
+from projections.erasures import ErasureRows
 from projections.operators import OperatorRows
 from projections.trail import TrailRows
 
 LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
+VAULT_KEY = bytes(range(32))
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
@@ -53,15 +56,18 @@ def open_ledger(
     """Open a ledger with the product's own projections, and further ones after them."""
     store = store or LedgerDatastore(path)
     access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
+    erasures = ErasureRows()
     recorder = LedgerRecorder(
         store,
         clock=clock,
         log=LogRows(),
-        projections=(access, conduct, operators, TrailRows(), *projections),
+        projections=(access, conduct, operators, erasures, TrailRows(), *projections),
         committed=committed,
     )
     recorder.create_table()
-    return Ledger(recorder, Finder(store, access, conduct, operators), entropy=entropy)
+    vault = Vault(path.with_suffix(".vault"), vault_key=VAULT_KEY, origin="test.ledger")
+    finder = Finder(store, access, conduct, operators, erasures)
+    return Ledger(recorder, finder, vault, entropy=entropy)
 
 
 def check_store(recorder: LedgerRecorder) -> None:
@@ -96,3 +102,4 @@ def ledger(path: Path, clock: SetClock) -> Iterator[Ledger]:
     yield ledger
     check_store(ledger.recorder)
     ledger.recorder.store.close()
+    ledger.vault.close()

@@ -7,7 +7,7 @@ Many commands are refused; that a refusal changes nothing is a part of what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from ledger.domain.events import (
     SuspensionRevised,
     ViolationRecorded,
 )
-from ledger.domain.values import Basis, Cause, Ending, Resource, Role, Scope, Subject
+from ledger.domain.values import Basis, Cause, Ending, Evidence, Resource, Role, Scope, Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from tests.conftest import SetClock
@@ -50,6 +50,7 @@ NOT_LISTED: Final = Resource(type="model", id="not-listed")
 GROUPS: Final = ("frontier", "legacy")
 ACTIONS: Final = ("use", "fine_tune", "export")
 CLAUSES: Final = ("fraud", "disinformation")
+EVIDENCE: Final = Evidence(uri="s3://evidence/ann", sha256="0" * 64, personal=True)
 TICK: Final = timedelta(microseconds=1)
 
 # Values that are easily taken for one another.
@@ -68,8 +69,13 @@ class Command:
 
     def run(self, service: Service, *, by: Author = OFFICER, once: Once | None = None) -> Done:
         """Run it; raises what it is refused with."""
+        by = self.author(by)
         done: Done = getattr(service.ledger, self.name)(**self.arguments, by=by, once=once)
         return done
+
+    def author(self, by: Author) -> Author:
+        """Return who gives it: an erasure is confirmed by somebody else than who requested it."""
+        return replace(by, operator="the-approver") if self.name == "confirm_erasure" else by
 
 
 @dataclass
@@ -82,6 +88,8 @@ class Drawing:
     suspensions: list[str] = field(default_factory=list)
     instants: list[datetime] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    erasures: list[str] = field(default_factory=list)
+    holds: list[str] = field(default_factory=list)
 
     def command(self, now: datetime) -> Command:
         """Draw a command that is given at ``now``."""
@@ -96,6 +104,8 @@ class Drawing:
             ("vio_", self.violations),
             ("sus_", self.suspensions),
             ("key_", self.keys),
+            ("era_", self.erasures),
+            ("hld_", self.holds),
         ):
             if id_.startswith(prefix) and id_ not in ids:
                 ids.append(id_)
@@ -232,6 +242,8 @@ def _record_violation(draw: Drawing, now: datetime) -> dict[str, Any]:
         "occurred_at": draw.instant(now),
         "detected_by": "human",
         "summary": "It happened.",
+        "details": "Seen by two." if draw.chance(4) else None,
+        "evidence": (EVIDENCE,) if draw.chance(8) else (),
         "resources": tuple(draw.some(RESOURCES, 2)),
     }
 
@@ -302,6 +314,22 @@ def _issue_key(draw: Drawing, now: datetime) -> dict[str, Any]:
     return {"operator": "the-auditor", "expires_at": expires_at, "label": None}
 
 
+def _request_erasure(draw: Drawing, _: datetime) -> dict[str, Any]:
+    return {"subject": draw.one(SUBJECTS), "reason": "Asked for."}
+
+
+def _confirm_erasure(draw: Drawing, _: datetime) -> dict[str, Any]:
+    return {"erasure": draw.id_of(draw.erasures, "era_none")}
+
+
+def _place_hold(draw: Drawing, _: datetime) -> dict[str, Any]:
+    return {"subject": draw.one(SUBJECTS), "reason": "A case is pending."}
+
+
+def _lift_hold(draw: Drawing, _: datetime) -> dict[str, Any]:
+    return {"hold": draw.id_of(draw.holds, "hld_none")}
+
+
 def _revoke_key(draw: Drawing, _: datetime) -> dict[str, Any]:
     return {"key": draw.id_of(draw.keys, "key_none")}
 
@@ -322,6 +350,10 @@ _COMMANDS: Final[Sequence[Callable[[Drawing, datetime], dict[str, Any]]]] = (
     _publish,
     _issue_key,
     _revoke_key,
+    _request_erasure,
+    _confirm_erasure,
+    _place_hold,
+    _lift_hold,
 )
 
 
@@ -387,4 +419,5 @@ def happen(service: Service, drawing: Drawing, commands: int) -> list[LedgerErro
             refusals.append(refusal)
         else:
             drawing.learn(done.recorded)
+        service.ledger.shred()
     return refusals

@@ -379,12 +379,12 @@ class World:
             for _ in range(self.random.randint(0, 4)):
                 with suppress(LedgerError):
                     self.draw.command(self.clock()).run(dying)
-            for name in ("ledger.db", "ledger.db-wal"):
+            for name in ("ledger.db", "ledger.db-wal", "ledger.vault", "ledger.vault-key"):
                 # The shared memory is made anew from the log of writes, as after a power cut.
                 shutil.copy(self.folder / name, wreck)
             raise SimulationFault("while a command is decided")
         for service in self.services:
-            service.recorder.store.close()
+            service.close()
         shutil.rmtree(self.folder)
         self.folder = wreck
         self.services = [self.woken(self.another()), self.woken(self.another())]
@@ -392,6 +392,12 @@ class World:
     def ask(self) -> None:
         """Ask a service and the model the same."""
         service = self.draw.one(self.services)
+        service.ledger.shred()
+        with service.reading() as (c, _):
+            keys = service.erasures.keys(c, erased=False)
+            erased = service.erasures.keys(c, erased=True)
+        assert [] == service.ledger.vault.missing(keys)
+        assert erased == service.ledger.vault.missing(erased)
         service.feed.catch_up()
         assert service.index.position == service.recorder.position
         for _ in range(QUESTIONS):
@@ -434,13 +440,13 @@ class World:
                 assert (term.end if ended_by_itself else term.over) == event.effective_at
         with recorder.store.transaction(commit=False) as c:
             for key, (command, position) in self.answered.items():
-                found = recorder.find_command(c, OFFICER.operator, key)
+                found = recorder.find_command(c, command.author(OFFICER).operator, key)
                 assert found is not None
                 assert (command.name, position) == found[:2]
             c.execute("SELECT count(*) FROM access_suspensions")
             assert len(self.model.terms) == c.fetchone()[0]
         for service in self.services:
-            service.recorder.store.close()
+            service.close()
 
 
 def play(folder: Path, seed: int) -> dict[str, int]:

@@ -35,10 +35,16 @@ Nothing here knows HTTP; ``ledger/service/http/problems.py`` maps the kinds to s
     │   ├── AlreadyLinked           already_linked
     │   ├── NotLinked               not_linked
     │   ├── KeyAlreadyRevoked       key_already_revoked
-    │   └── LastAdminKey            last_admin_key
+    │   ├── LastAdminKey            last_admin_key
+    │   ├── LegalHold               legal_hold
+    │   ├── AlreadyRequested        already_requested
+    │   ├── AlreadyErased           already_erased
+    │   ├── HoldAlreadyLifted       hold_already_lifted
+    │   └── ConflictOfInterest      conflict_of_interest
     ├── Unavailable                 unavailable: not now, try again                 (503)
     │   ├── Behind                  behind
     │   ├── StoreBusy               store_busy
+    │   ├── VaultUnavailable        vault_unavailable
     │   ├── UnknownFact             unknown_fact: the store holds facts of a newer version
     │   └── LogNotVerified          log_not_verified: the log does not fit what was signed
     └── TamperDetected              tamper_detected: the record does not add up     (500)
@@ -320,6 +326,46 @@ class LastAdminKey(Conflict):
     hint = "Issue another admin key first."
 
 
+class LegalHold(Conflict):
+    """A legal hold stands on the subject; ``more["holds"]`` names each that does."""
+
+    code = "legal_hold"
+    title = "A legal hold forbids it"
+    hint = "Nothing about this subject is erased until every hold on it is lifted."
+
+
+class AlreadyRequested(Conflict):
+    """An erasure of the subject waits for its confirmation; ``more["erasure"]`` names it."""
+
+    code = "already_requested"
+    title = "The erasure was already requested"
+    hint = "An approver confirms the request that waits."
+
+
+class AlreadyErased(Conflict):
+    """The erasure was confirmed before; ``more["erased_by"]`` is the position of that fact."""
+
+    code = "already_erased"
+    title = "The erasure was already confirmed"
+    hint = "Nothing is left to confirm; what was recorded since needs a new request."
+
+
+class HoldAlreadyLifted(Conflict):
+    """The hold was lifted before."""
+
+    code = "hold_already_lifted"
+    title = "The hold was already lifted"
+    hint = "Nothing is left to lift."
+
+
+class ConflictOfInterest(Conflict):
+    """Whoever asked for it cannot also be the one who agrees to it."""
+
+    code = "conflict_of_interest"
+    title = "Somebody else must decide this"
+    hint = "Let another person confirm it, in their own name."
+
+
 class Unavailable(LedgerError):
     """Not now; the same request may succeed later."""
 
@@ -342,6 +388,14 @@ class StoreBusy(Unavailable):
     code = "store_busy"
     title = "The store is busy"
     hint = "Try again; nothing was recorded."
+
+
+class VaultUnavailable(Unavailable):
+    """The vault cannot be used, so nothing can be sealed, shown or erased."""
+
+    code = "vault_unavailable"
+    title = "The vault is not available"
+    hint = "See to the vault's file and to LEDGER_VAULT_KEY_FILE, then try again."
 
 
 class UnknownFact(Unavailable):

@@ -7,9 +7,10 @@ shape is a new schema version with an upcaster; a wrong fact is corrected by ano
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field
 
@@ -23,26 +24,29 @@ from ledger.domain.values import (
     Cause,
     ClauseRef,
     ClauseText,
+    DataKeyId,
     DetectedBy,
     Disclosure,
     Duration,
     Ending,
-    Evidence,
-    FreeText,
     Identifier,
     Instant,
     LogKeyText,
     Name,
     Properties,
     Reason,
+    RecordedEvidence,
     Resource,
     Role,
     Scope,
+    Sealable,
+    Sealed,
     Severity,
     Sha256,
     Subject,
     Summary,
     Title,
+    Unsealed,
     Value,
     format_instant,
 )
@@ -56,10 +60,14 @@ def _day(instant: datetime) -> str:
 
 
 class Event(Value):
-    """A fact. Subclasses set ``TYPE`` (stable for ever) and ``SCHEMA`` (version of their shape)."""
+    """A fact. Subclasses set ``TYPE`` (stable for ever) and ``SCHEMA`` (version of their shape).
+
+    ``SEALED`` names the members that are sealed, or hold sealed ones.
+    """
 
     TYPE: ClassVar[str]
     SCHEMA: ClassVar[int] = 1
+    SEALED: ClassVar[tuple[str, ...]] = ()
 
     @property
     def stream(self) -> str:
@@ -74,6 +82,35 @@ class Event(Value):
     def sentence(self) -> str:
         """What happened, in words that follow the operator's name: ``suspended user:alice …``."""
         raise NotImplementedError
+
+    def sealed_fields(self) -> Iterator[tuple[str, Sealed | Unsealed]]:
+        """Yield what is sealed, or is to be, with its path: ``details``, ``evidence/0/uri``."""
+        for name in self.SEALED:
+            member = getattr(self, name)
+            if isinstance(member, tuple):
+                for number, item in enumerate(member):
+                    for inner in type(item).model_fields:
+                        value = getattr(item, inner)
+                        if isinstance(value, Sealed | Unsealed):
+                            yield f"{name}/{number}/{inner}", value
+            elif member is not None:
+                yield name, member
+
+    def sealed_by(self, seal: Callable[[str, str], Sealed]) -> Self:
+        """Return the fact with every text sealed; ``seal`` is called with path and text."""
+        changed: dict[str, object] = {}
+        for path, value in self.sealed_fields():
+            assert isinstance(value, Unsealed), f"{path} is sealed already"
+            name, *inner = path.split("/")
+            if inner:
+                number, member = int(inner[0]), inner[1]
+                items = list(changed.get(name, getattr(self, name)))  # type: ignore[call-overload]
+                update = {member: seal(path, value.text)}
+                items[number] = items[number].model_copy(update=update)
+                changed[name] = tuple(items)
+            else:
+                changed[name] = seal(path, value.text)
+        return self.model_copy(update=changed)
 
 
 # --- subjects -------------------------------------------------------------------------------------
@@ -139,6 +176,7 @@ class ViolationRecorded(SubjectEvent):
     """A subject was found to have broken a clause of a policy version. Stands until overturned."""
 
     TYPE = "violation.recorded"
+    SEALED = ("details", "evidence")
     violation: Identifier
     policy: str = Field(description="The policy version, like acceptable-use@3.")
     clause: Name
@@ -147,8 +185,8 @@ class ViolationRecorded(SubjectEvent):
     occurred_at: Instant = Field(description="When the conduct is said to have happened.")
     detected_by: DetectedBy
     summary: Summary
-    details: FreeText | None = None
-    evidence: Annotated[tuple[Evidence, ...], Field(max_length=EVIDENCE_MAX)] = ()
+    details: Sealable | None = None
+    evidence: Annotated[tuple[RecordedEvidence, ...], Field(max_length=EVIDENCE_MAX)] = ()
     resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)] = ()
 
     @property
@@ -198,6 +236,7 @@ class SubjectSuspended(SubjectEvent):
     """A scope is refused to a subject and all below, from ``effective_at`` until ``ends_at``."""
 
     TYPE = "subject.suspended"
+    SEALED = ("note",)
     suspension: Identifier
     scope: Scope
     effective_at: Instant
@@ -211,7 +250,7 @@ class SubjectSuspended(SubjectEvent):
         default=(), description="The clauses that the grounds broke, as recorded with them."
     )
     reason: Reason = Field(description="Shown to the subject.")
-    note: FreeText | None = None
+    note: Sealable | None = None
     reinstatement: Ending = Field(description="Whether the term ends by itself or on review.")
     disclosure: Disclosure
 
@@ -287,6 +326,70 @@ class SubjectReinstated(SubjectEvent):
             f"reinstated {self.subject.key}: suspension {self.suspension} ended on "
             f"{_day(self.effective_at)} ({cause}){f': {self.reason}' if self.reason else ''}"
         )
+
+
+class ErasureRequested(SubjectEvent):
+    """Somebody asked that what is sealed about a subject be erased; an approver must confirm it."""
+
+    TYPE = "erasure.requested"
+    erasure: Identifier
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.erasure
+
+    def sentence(self) -> str:
+        return f"requested to erase what is sealed about {self.subject.key}: {self.reason}"
+
+
+class PersonalDataErased(SubjectEvent):
+    """The keys of a subject were destroyed: nobody can read what they sealed, ever again."""
+
+    TYPE = "personal_data.erased"
+    erasure: Identifier
+    keys: tuple[DataKeyId, ...] = Field(
+        description="The fingerprints of the destroyed keys; none when nothing was sealed."
+    )
+
+    @property
+    def about(self) -> str:
+        return self.erasure
+
+    def sentence(self) -> str:
+        if not self.keys:
+            return f"confirmed erasure {self.erasure}: nothing was sealed about {self.subject.key}"
+        count = f"{len(self.keys)} key{'s' if len(self.keys) > 1 else ''}"
+        return f"erased what was sealed about {self.subject.key}, destroying {count}"
+
+
+class HoldPlaced(SubjectEvent):
+    """A legal hold: while it stands, nothing about the subject is erased."""
+
+    TYPE = "hold.placed"
+    hold: Identifier
+    reason: Reason
+
+    @property
+    def about(self) -> str:
+        return self.hold
+
+    def sentence(self) -> str:
+        return f"placed a legal hold on {self.subject.key}: {self.reason}"
+
+
+class HoldLifted(SubjectEvent):
+    """A legal hold no longer stands; others may."""
+
+    TYPE = "hold.lifted"
+    hold: Identifier
+
+    @property
+    def about(self) -> str:
+        return self.hold
+
+    def sentence(self) -> str:
+        return f"lifted the legal hold {self.hold} on {self.subject.key}"
 
 
 # --- policies, resources, groups ------------------------------------------------------------------
@@ -497,6 +600,28 @@ class LedgerRecovered(LedgerFact):
         )
 
 
+class RecordDisclosed(LedgerFact):
+    """Somebody was shown what is sealed in an event. Recorded before it was shown."""
+
+    TYPE = "record.disclosed"
+    subject: Subject = Field(description="Whose data was shown.")
+    shown_position: int = Field(ge=1, description="The event whose sealed members were shown.")
+    shown_stream: str = Field(description="The stream of that event.")
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="The paths of the members that were shown."
+    )
+
+    @property
+    def about(self) -> str:
+        return str(self.shown_position)
+
+    def sentence(self) -> str:
+        return (
+            f"was shown {', '.join(self.fields)} of event {self.shown_position} "
+            f"about {self.subject.key}"
+        )
+
+
 EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
     (event.TYPE, event.SCHEMA): event
     for event in (
@@ -510,6 +635,10 @@ EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
         SuspensionRevised,
         SuspensionCancelled,
         SubjectReinstated,
+        ErasureRequested,
+        PersonalDataErased,
+        HoldPlaced,
+        HoldLifted,
         PolicyPublished,
         ResourceListed,
         GroupDefined,
@@ -520,6 +649,7 @@ EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
         LedgerOpened,
         LedgerRecovered,
         LogKeyRotated,
+        RecordDisclosed,
     )
 }
 """The closed registry of facts, by type and schema version. What is not here is never imported."""

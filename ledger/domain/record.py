@@ -14,17 +14,22 @@ from typing import Literal
 
 from ledger.domain.errors import (
     AlreadyEnded,
+    AlreadyErased,
     AlreadyLinked,
     AlreadyOverturned,
+    AlreadyRequested,
     AlreadyStarted,
     CauseNotAllowed,
+    ConflictOfInterest,
     EffectiveInPast,
     EndInPast,
     EndTooFar,
     GroundOfAnother,
     GroundOverturned,
     GroundsRequired,
+    HoldAlreadyLifted,
     InvalidValue,
+    LegalHold,
     LinkCycle,
     LinkTooDeep,
     NotFound,
@@ -36,6 +41,11 @@ from ledger.domain.errors import (
     UnknownViolation,
 )
 from ledger.domain.events import (
+    Author,
+    ErasureRequested,
+    HoldLifted,
+    HoldPlaced,
+    PersonalDataErased,
     Recorded,
     SubjectLinked,
     SubjectRegistered,
@@ -67,6 +77,7 @@ from ledger.domain.values import (
     Resource,
     Scope,
     Subject,
+    Unsealed,
     end_after,
     format_instant,
     same_properties,
@@ -219,6 +230,14 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """A request to erase; ``erased_by`` is the position of the fact that confirmed it."""
+
+    requested: Recorded
+    erased_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """A violation named as a ground; ``violation`` is ``None`` when no such is recorded.
 
@@ -242,6 +261,9 @@ class Record:
     violations: dict[str, Violation] = field(default_factory=dict)
     warnings: dict[str, Recorded] = field(default_factory=dict)
     suspensions: dict[str, Suspension] = field(default_factory=dict)
+    erasures: dict[str, Erasure] = field(default_factory=dict)
+    holds: dict[str, bool] = field(default_factory=dict)
+    """Every legal hold by its id, and whether it stands."""
     first_recorded_at: datetime | None = None
 
     @classmethod
@@ -291,6 +313,16 @@ class Record:
                 self._end(suspension, Ended(recorded.position, at, "cancelled"))
             case SubjectReinstated(suspension=suspension, cause=cause, effective_at=effective_at):
                 self._end(suspension, Ended(recorded.position, effective_at, cause))
+            case ErasureRequested(erasure=erasure):
+                self.erasures[erasure] = Erasure(recorded)
+            case PersonalDataErased(erasure=erasure):
+                self.erasures[erasure] = replace(
+                    self.erasures[erasure], erased_by=recorded.position
+                )
+            case HoldPlaced(hold=hold):
+                self.holds[hold] = True
+            case HoldLifted(hold=hold):
+                self.holds[hold] = False
             case _:
                 raise AssertionError(f"{recorded.type} is no event of a subject")
 
@@ -399,8 +431,8 @@ class Record:
             occurred_at=occurred_at,
             detected_by=detected_by,
             summary=summary,
-            details=details,
-            evidence=evidence,
+            details=None if details is None else Unsealed(details),
+            evidence=tuple(item.to_record() for item in evidence),
             resources=resources,
         )
 
@@ -472,7 +504,7 @@ class Record:
             grounds=tuple(ground.id for ground in grounds),
             clauses=_clauses(grounds),
             reason=reason,
-            note=note,
+            note=None if note is None else Unsealed(note),
             reinstatement=reinstatement,
             disclosure=disclosure,
         )
@@ -625,6 +657,60 @@ class Record:
             cause=Cause.VIOLATION_OVERTURNED,
             effective_at=now,
         )
+
+    # --- erasing ----------------------------------------------------------------------------------
+
+    def place_hold(self, *, hold: str, reason: str) -> HoldPlaced:
+        """Decide that nothing about the subject may be erased. Holds add up; each stands alone."""
+        return HoldPlaced(subject=self.subject, hold=hold, reason=reason)
+
+    def lift_hold(self, *, hold: str) -> HoldLifted:
+        """Decide that a hold no longer stands. Raises ``NotFound``, ``HoldAlreadyLifted``."""
+        if hold not in self.holds:
+            raise NotFound(f"no hold {hold!r} is recorded")
+        if not self.holds[hold]:
+            raise HoldAlreadyLifted(f"hold {hold} was lifted before")
+        return HoldLifted(subject=self.subject, hold=hold)
+
+    def request_erasure(self, *, erasure: str, reason: str) -> ErasureRequested:
+        """Decide to ask for an erasure. Raises ``LegalHold``, ``AlreadyRequested``."""
+        self._refuse_if_held()
+        for id_, other in self.erasures.items():
+            if other.erased_by is None:
+                raise AlreadyRequested(
+                    f"erasure {id_} of {self.subject.key} waits for its confirmation", erasure=id_
+                )
+        return ErasureRequested(subject=self.subject, erasure=erasure, reason=reason)
+
+    def confirm_erasure(
+        self, *, erasure: str, keys: Sequence[str], by: Author
+    ) -> PersonalDataErased:
+        """Decide that the subject's keys are destroyed.
+
+        Raises ``NotFound``, ``AlreadyErased``, ``LegalHold``, ``ConflictOfInterest``.
+        """
+        if erasure not in self.erasures:
+            raise NotFound(f"no erasure {erasure!r} is recorded")
+        current = self.erasures[erasure]
+        if current.erased_by is not None:
+            raise AlreadyErased(
+                f"erasure {erasure} was confirmed by event {current.erased_by}",
+                erased_by=current.erased_by,
+            )
+        self._refuse_if_held()
+        asked = current.requested.author
+        same_human = by.on_behalf_of is not None and by.on_behalf_of == asked.on_behalf_of
+        if by.operator == asked.operator or same_human:
+            who = by.on_behalf_of if same_human else by.operator
+            raise ConflictOfInterest(f"{who} requested erasure {erasure} and cannot confirm it")
+        return PersonalDataErased(subject=self.subject, erasure=erasure, keys=tuple(keys))
+
+    def _refuse_if_held(self) -> None:
+        standing = [hold for hold, stands in self.holds.items() if stands]
+        if standing:
+            raise LegalHold(
+                f"a legal hold stands on {self.subject.key}: {', '.join(standing)}", holds=standing
+            )
 
 
 def _clauses(grounds: Sequence[Ground]) -> tuple[ClauseRef, ...]:

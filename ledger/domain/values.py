@@ -36,7 +36,7 @@ ID_BYTES_MAX: Final = 256  # fits every index row and a URL; long enough for any
 TITLE_MAX: Final = 200  # one line on a screen
 SUMMARY_MAX: Final = 2_000  # a paragraph
 REASON_MAX: Final = 4_000  # what a subject is asked to read
-FREE_TEXT_MAX: Final = 16_000  # details and notes; with everything else still below EVENT_BYTES_MAX
+FREE_TEXT_MAX: Final = 16_000  # details and notes; sealed ASCII of it stays below EVENT_BYTES_MAX
 CLAUSE_TEXT_MAX: Final = 8_000  # a clause of a rulebook
 CLAUSES_MAX: Final = 100  # a rulebook that people can still read
 EVIDENCE_MAX: Final = 50  # items of evidence on one violation
@@ -218,6 +218,66 @@ LogKeyText = Annotated[
 ]
 """A public key of the transparency log, as C2SP signed-note writes it: name, key id, key."""
 Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
+
+
+# --- what is sealed -------------------------------------------------------------------------------
+
+DataKeyId = Annotated[str, StringConstraints(strict=True, pattern=r"^dek_[0-9a-f]{32}$")]
+"""The fingerprint of a subject's data key: what names the key, and all that is left of it."""
+
+
+class Sealed(Value):
+    """A text that only the vault can open; once its key is destroyed, nobody can."""
+
+    key: DataKeyId
+    box: Annotated[
+        str,
+        StringConstraints(
+            strict=True, min_length=40, pattern=r"^(?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2,3}=?=)?$"
+        ),
+    ] = Field(description="base64 of nonce (12 bytes), AES-256-GCM ciphertext and tag (16 bytes).")
+
+
+class Unsealed:
+    """A text that is to be sealed before it is recorded.
+
+    Decisions hold it; sealing needs the place of the event, which no decision knows. It is no
+    dataclass, which orjson would encode, and its representation does not show the text.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unsealed) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _sealable(raw: object) -> Sealed | Unsealed:
+    if isinstance(raw, Sealed | Unsealed):
+        return raw
+    if not isinstance(raw, Mapping):
+        raise ValueError("must be sealed")  # noqa: TRY004 - pydantic reports ValueError only
+    return Sealed.model_validate(raw)
+
+
+def _dump_sealed(value: str | Sealed | Unsealed) -> str | dict[str, str]:
+    if isinstance(value, Unsealed):
+        raise TypeError("a text that is not sealed is never written down")
+    return value if isinstance(value, str) else {"key": value.key, "box": value.box}
+
+
+Sealable = Annotated[
+    Sealed | Unsealed,
+    PlainValidator(_sealable),
+    PlainSerializer(_dump_sealed),
+    WithJsonSchema({"type": "object", "required": ["key", "box"]}),
+]
+"""A sealed member of a fact: sealed once it is recorded, not yet when it is only decided."""
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -475,6 +535,30 @@ class Evidence(Value):
 
     uri: Uri = Field(examples=["s3://evidence/2026/case-7781.json"])
     sha256: Sha256
+    personal: StrictBool = Field(
+        default=False, description="Where it is kept and its digest tell about a person: seal both."
+    )
+
+    def to_record(self) -> RecordedEvidence:
+        """Return what is recorded of it; where it is personal, with both members to be sealed."""
+        if not self.personal:
+            return RecordedEvidence(uri=self.uri, sha256=self.sha256)
+        return RecordedEvidence(uri=Unsealed(self.uri), sha256=Unsealed(self.sha256), personal=True)
+
+
+class RecordedEvidence(Value):
+    """A piece of evidence in a fact: in clear, or sealed because it is personal."""
+
+    # A union would rather pass on what one of its serializers refuses: the two have one together.
+    uri: Annotated[Uri | Sealable, PlainSerializer(_dump_sealed)]
+    sha256: Annotated[Sha256 | Sealable, PlainSerializer(_dump_sealed)]
+    personal: StrictBool = False
+
+    @model_validator(mode="after")
+    def _sealed_when_personal(self) -> Self:
+        if [self.personal] * 2 != [not isinstance(one, str) for one in (self.uri, self.sha256)]:
+            raise ValueError("evidence is sealed when it is personal, and only then")
+        return self
 
 
 class ClauseRef(Value):

@@ -114,7 +114,7 @@ def _existing(settings: Settings) -> Iterator[Service]:
             raise InvalidValue(f"{path} holds no ledger; run compliance-ledger init first")
         yield service
     finally:
-        service.recorder.store.close()
+        service.close()
 
 
 def _print_json(value: object) -> None:
@@ -131,7 +131,7 @@ def _print_table(table: Table) -> None:
 
 @app.command()
 def init(as_json: AsJson = False) -> None:
-    """Make the database, open the ledger, and print the first admin key, once."""
+    """Make the database and the vault key, open the ledger, and print the first admin key, once."""
     settings = _settings()
     key, log_key = _open_ledger(settings)
     if as_json:
@@ -141,6 +141,7 @@ def init(as_json: AsJson = False) -> None:
                 "origin": settings.origin,
                 "admin_key": key,
                 "log_key": log_key,
+                "vault_key_file": str(settings.vault_key_path.absolute()),
             }
         )
         return
@@ -148,6 +149,7 @@ def init(as_json: AsJson = False) -> None:
     out.print(f"The admin key, shown only now: {key}", markup=False)
     out.print(f"The public key of its log, for those who verify: {log_key}", markup=False)
     out.print(f"The private key is in {settings.log_key_path}; keep a copy elsewhere.")
+    out.print(f"Keep a copy of {settings.vault_key_path.absolute()}, apart from the database.")
     out.print("Next: compliance-ledger serve")
 
 
@@ -162,7 +164,7 @@ def _open_ledger(settings: Settings) -> tuple[str, str]:
             service.ledger.enroll(FIRST_OPERATOR, role=Role.ADMIN, by=SYSTEM_AUTHOR)
             done = service.ledger.issue_key(FIRST_OPERATOR, label="the first key", by=SYSTEM_AUTHOR)
     finally:
-        service.recorder.store.close()
+        service.close()
     assert done.secret is not None
     return done.secret, log_key
 

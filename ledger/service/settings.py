@@ -48,6 +48,10 @@ class Settings(BaseSettings):
         default=None,
         description="The file of the newest signed checkpoint; beside the database when unset.",
     )
+    vault_key_file: Path | None = Field(
+        default=None,
+        description="The file of the vault key; when unset, beside the database: ledger.vault-key.",
+    )
     unknown_subject: UnknownSubjects = Field(
         default="allow",
         description="What a check answers for a subject that the ledger holds no fact about.",
@@ -97,6 +101,16 @@ class Settings(BaseSettings):
     def checkpoint_path(self) -> Path:
         """The file of the newest checkpoint, which vouches for the database from outside it."""
         return self.checkpoint_file or self.database_path.with_suffix(".checkpoint")
+
+    @property
+    def vault_path(self) -> Path:
+        """The file of the vault, beside the database."""
+        return self.database_path.with_suffix(".vault")
+
+    @property
+    def vault_key_path(self) -> Path:
+        """The file of the vault key."""
+        return self.vault_key_file or self.database_path.with_suffix(".vault-key")
 
     @classmethod
     def settings_customise_sources(

@@ -5,8 +5,9 @@ The wall clock is read here and nowhere below.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,12 +26,16 @@ from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
 from ledger.tlog.note import format_vkey
 from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
+from projections.erasures import ErasureRows
 from projections.operators import Keyring, OperatorRows
 from projections.trail import TrailRows
+
+log = logging.getLogger(__name__)
 
 
 def wall_clock() -> datetime:
@@ -52,17 +57,21 @@ class Finder:
         access: AccessRows,
         conduct: ConductRows,
         operators: OperatorRows,
+        erasures: ErasureRows,
     ) -> None:
         self._store = store
         self._access = access
+        self._erasures = erasures
         self._stream_of = {
             "sus_": access.stream_of,
             "vio_": conduct.stream_of,
             "key_": operators.stream_of,
+            "era_": erasures.stream_of,
+            "hld_": erasures.stream_of,
         }
 
     def stream_of(self, id_: str) -> str | None:
-        """Return the stream that holds a violation, suspension or key."""
+        """Return the stream that holds a violation, suspension, erasure, hold or key."""
         find = self._stream_of.get(id_[:4])
         if find is None:
             return None
@@ -79,6 +88,18 @@ class Finder:
         with self._store.transaction(commit=False) as c:
             return self._access.children_of(c, subject)
 
+    def unerased_keys(self, subject: Subject) -> Sequence[str]:
+        """Return the data keys that seal something of a subject and that no event erased."""
+        with self._store.transaction(commit=False) as c:
+            return self._erasures.keys(c, erased=False, subject=subject.key)
+
+    def erased_keys(self, among: Iterable[str] | None = None) -> Sequence[str]:
+        """Return the data keys that an event says are destroyed: of these, or of all."""
+        with self._store.transaction(commit=False) as c:
+            if among is not None:
+                return list(self._erasures.erased_by(c, among))
+            return self._erasures.keys(c, erased=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -92,6 +113,7 @@ class Service:
     ledger: Ledger
     access: AccessRows
     conduct: ConductRows
+    erasures: ErasureRows
     trail: TrailRows
     operators: OperatorRows
     index: AccessIndex
@@ -163,9 +185,24 @@ class Service:
             self.keyring.load(c)
             return int(row[0])
 
+    def lost_keys(self) -> list[str]:
+        """Return the data keys that seal something, were not erased, and are not in the vault."""
+        with self.recorder.store.transaction(commit=False) as c:
+            keys = self.erasures.keys(c, erased=False)
+        return self.ledger.vault.missing(keys) if keys else []
+
     def start(self) -> None:
-        """Load what is in memory, check the log, then follow, sign, write and tick."""
-        self.feed.start(self.load())
+        """Destroy what is to be destroyed, load what is in memory, check the log; then go on."""
+        position = self.load()
+        self.ledger.shred()
+        lost = self.lost_keys()
+        if lost:
+            log.error(
+                "%s lacks %d keys that no erasure destroyed; put back the file that holds them",
+                self.settings.vault_path,
+                len(lost),
+            )
+        self.feed.start(position)
         self.signer.start()
         self.writer.start()
         self.ticker.start()
@@ -180,7 +217,12 @@ class Service:
         self.feed.stop()
         if self.decision_log is not None:
             self.decision_log.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store and the vault."""
         self.recorder.store.close()
+        self.ledger.vault.close()
 
 
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
@@ -195,16 +237,27 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
     store = LedgerDatastore(path)
     access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
-    log = LogRows()
+    erasures, log_rows = ErasureRows(), LogRows()
     recorder = LedgerRecorder(
-        store, clock=clock, log=log, projections=(access, conduct, operators, trail)
+        store,
+        clock=clock,
+        log=log_rows,
+        projections=(access, conduct, operators, erasures, trail),
     )
     recorder.create_table()
-    ledger = Ledger(recorder, Finder(store, access, conduct, operators))
+    if not recorder.position and not settings.vault_key_path.exists():
+        # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
+        make_vault_key(settings.vault_key_path)
+    vault = Vault(
+        settings.vault_path,
+        vault_key=read_vault_key(settings.vault_key_path),
+        origin=settings.origin,
+    )
+    ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
     signer = Signer(
         ledger,
-        log,
+        log_rows,
         key_file=settings.log_key_path,
         anchor=settings.checkpoint_path,
         clock=clock,
@@ -215,10 +268,11 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
         clock_us=wall_clock_us if clock is wall_clock else lambda: microseconds(clock()),
         recorder=recorder,
-        log=log,
+        log=log_rows,
         ledger=ledger,
         access=access,
         conduct=conduct,
+        erasures=erasures,
         trail=trail,
         operators=operators,
         index=index,

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from ledger.domain.errors import EventTooLarge, TamperDetected, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Author, Draft, Recorded
-from ledger.domain.values import EVENT_BYTES_MAX, format_instant
+from ledger.domain.values import EVENT_BYTES_MAX, Unsealed, format_instant
 
 _ENVELOPE: Final = {"schema", "operator", "on_behalf_of", "request_id", "caused_by", "data"}
 _ENVELOPE_COLUMNS_MAX: Final = 700  # bytes of stream, type, version, position, recorded_at at most
@@ -79,7 +79,12 @@ def _text(originator_id: UUID | str) -> str:
 
 
 def encode(draft: Draft) -> bytes:
-    """Return the canonical bytes of a draft; the same draft gives the same bytes, always."""
+    """Return the canonical bytes of a draft; the same draft gives the same bytes, always.
+
+    A text that must be sealed and is not is a fault of ours, and is never written.
+    """
+    if any(isinstance(one, Unsealed) for _, one in draft.event.sealed_fields()):
+        raise TypeError("a text that is not sealed is never written down")
     return orjson.dumps(
         {
             "schema": draft.event.SCHEMA,

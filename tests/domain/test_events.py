@@ -12,8 +12,11 @@ from ledger.domain import events
 from ledger.domain.events import (
     EVENT_TYPES,
     Author,
+    ErasureRequested,
     Event,
     GroupDefined,
+    HoldLifted,
+    HoldPlaced,
     LedgerOpened,
     LedgerRecovered,
     LogKeyRotated,
@@ -21,7 +24,9 @@ from ledger.domain.events import (
     OperatorKeyIssued,
     OperatorKeyRevoked,
     OperatorRoleChanged,
+    PersonalDataErased,
     PolicyPublished,
+    RecordDisclosed,
     Recorded,
     ResourceListed,
     SubjectLinked,
@@ -38,7 +43,7 @@ from ledger.domain.values import (
     Basis,
     Cause,
     ClauseRef,
-    Evidence,
+    RecordedEvidence,
     Role,
     Scope,
 )
@@ -253,6 +258,55 @@ SENTENCES: list[tuple[Event, str, str | None, str]] = [
         "key_1",
         "revoked key key_1 of operator jo",
     ),
+    (
+        ErasureRequested(subject=ALICE, erasure="era_1", reason="She asked."),
+        "subject/user:alice",
+        "era_1",
+        "requested to erase what is sealed about user:alice: She asked.",
+    ),
+    (
+        PersonalDataErased(subject=ALICE, erasure="era_1", keys=()),
+        "subject/user:alice",
+        "era_1",
+        "confirmed erasure era_1: nothing was sealed about user:alice",
+    ),
+    (
+        PersonalDataErased(subject=ALICE, erasure="era_1", keys=("dek_" + "0" * 32,)),
+        "subject/user:alice",
+        "era_1",
+        "erased what was sealed about user:alice, destroying 1 key",
+    ),
+    (
+        PersonalDataErased(
+            subject=ALICE, erasure="era_1", keys=("dek_" + "0" * 32, "dek_" + "1" * 32)
+        ),
+        "subject/user:alice",
+        "era_1",
+        "erased what was sealed about user:alice, destroying 2 keys",
+    ),
+    (
+        HoldPlaced(subject=ALICE, hold="hld_1", reason="A case is pending."),
+        "subject/user:alice",
+        "hld_1",
+        "placed a legal hold on user:alice: A case is pending.",
+    ),
+    (
+        HoldLifted(subject=ALICE, hold="hld_1"),
+        "subject/user:alice",
+        "hld_1",
+        "lifted the legal hold hld_1 on user:alice",
+    ),
+    (
+        RecordDisclosed(
+            subject=ALICE,
+            shown_position=7,
+            shown_stream="subject/user:alice",
+            fields=("details", "evidence/0/uri"),
+        ),
+        "ledger",
+        "7",
+        "was shown details, evidence/0/uri of event 7 about user:alice",
+    ),
 ]
 
 
@@ -279,7 +333,7 @@ def test_every_event_of_the_registry_has_its_sentence_here() -> None:
 def test_types_are_stable_names() -> None:
     """A type is ``thing.happened``, not the path of a module; it names one class."""
     for (type_, schema), event in EVENT_TYPES.items():
-        assert re.fullmatch(r"[a-z]+\.[a-z_]+", type_)
+        assert re.fullmatch(r"[a-z_]+\.[a-z_]+", type_)
         assert (type_, schema) == (event.TYPE, event.SCHEMA)
         assert event.__doc__
         assert schema >= 1
@@ -318,7 +372,7 @@ def test_an_event_without_a_stream_or_a_sentence_cannot_be_used() -> None:
     ("build", "limit"),
     [
         (
-            lambda count: violation(evidence=[Evidence(uri="u", sha256="0" * 64)] * count),
+            lambda count: violation(evidence=[RecordedEvidence(uri="u", sha256="0" * 64)] * count),
             EVIDENCE_MAX,
         ),
         (lambda count: suspension(grounds=["vio_1"] * count), GROUNDS_MAX),

@@ -59,8 +59,10 @@ from ledger.domain.values import (
     ClauseRef,
     Ending,
     Evidence,
+    RecordedEvidence,
     Role,
     Subject,
+    Unsealed,
 )
 from tests.domain.given import (
     ACME,
@@ -350,8 +352,11 @@ def test_a_violation_is_refused_for_the_first_reason_that_holds() -> None:
 
 
 def test_a_violation_keeps_what_was_said_about_it() -> None:
-    """Details, evidence and resources are recorded as given."""
-    evidence = (Evidence(uri="s3://case", sha256="0" * 64),)
+    """Details and personal evidence are to be sealed; all else is recorded as given."""
+    evidence = (
+        Evidence(uri="s3://case", sha256="0" * 64),
+        Evidence(uri="s3://alice", sha256="1" * 64, personal=True),
+    )
 
     given().when(
         lambda record: record.record_violation(
@@ -371,8 +376,13 @@ def test_a_violation_keeps_what_was_said_about_it() -> None:
         violation(
             detected_by="external",
             summary="Short.",
-            details="Long.",
-            evidence=evidence,
+            details=Unsealed("Long."),
+            evidence=(
+                RecordedEvidence(uri="s3://case", sha256="0" * 64),
+                RecordedEvidence(
+                    uri=Unsealed("s3://alice"), sha256=Unsealed("1" * 64), personal=True
+                ),
+            ),
             resources=(MODEL,),
         )
     )
@@ -508,7 +518,7 @@ def decided(
                 "reinstatement": Ending.ON_REVIEW,
                 "disclosure": "public",
             },
-            decided(None, note="n", reinstatement=Ending.ON_REVIEW, disclosure="public"),
+            decided(None, note=Unsealed("n"), reinstatement=Ending.ON_REVIEW, disclosure="public"),
         ),
     ],
     ids=[

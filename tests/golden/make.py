@@ -19,8 +19,11 @@ from ledger.domain.events import (
     Author,
     Clause,
     Draft,
+    ErasureRequested,
     Event,
     GroupDefined,
+    HoldLifted,
+    HoldPlaced,
     LedgerOpened,
     LedgerRecovered,
     LogKeyRotated,
@@ -28,7 +31,9 @@ from ledger.domain.events import (
     OperatorKeyIssued,
     OperatorKeyRevoked,
     OperatorRoleChanged,
+    PersonalDataErased,
     PolicyPublished,
+    RecordDisclosed,
     ResourceListed,
     SubjectLinked,
     SubjectRegistered,
@@ -46,10 +51,11 @@ from ledger.domain.values import (
     Cause,
     ClauseRef,
     Ending,
-    Evidence,
+    RecordedEvidence,
     Resource,
     Role,
     Scope,
+    Sealed,
     Subject,
     format_instant,
     parse_instant,
@@ -66,6 +72,9 @@ ACME = Subject(type="organization", id="acme")
 ATLAS = Resource(type="model", id="atlas-3")
 VIOLATION = "vio_01kb03w5hg6r40g40m30e209185"
 SUSPENSION = "sus_01kb03w5hg6r40g40m30e209186"
+ERASURE = "era_01kb03w5hg6r40g40m30e20918a"
+HOLD = "hld_01kb03w5hg6r40g40m30e20918b"
+SEALED = Sealed(key="dek_" + "0c" * 16, box="AAECAwQFBgcICQoL" * 3)
 KEY = "key_01kb03w5hg6r40g40m30e209187"
 JANE = Author("mod-tool", on_behalf_of="user:jane", request_id="6f1d9e2a")
 FRAUD = ClauseRef(policy="acceptable-use@1", clause="fraud", category="fraud")
@@ -105,8 +114,11 @@ EXAMPLES: Final[tuple[Draft, ...]] = (
             occurred_at=parse_instant("2026-11-23T22:15:00Z"),
             detected_by="automated",
             summary="Sold “forged” invoices.",
-            details="First line.\nSecond line, with a\ttab.",
-            evidence=(Evidence(uri="s3://evidence/7781.json", sha256="0a" * 32),),
+            details=SEALED,
+            evidence=(
+                RecordedEvidence(uri="s3://evidence/7781.json", sha256="0a" * 32),
+                RecordedEvidence(uri=SEALED, sha256=SEALED, personal=True),
+            ),
             resources=(ATLAS,),
         ),
         JANE,
@@ -151,7 +163,7 @@ EXAMPLES: Final[tuple[Draft, ...]] = (
             grounds=(VIOLATION,),
             clauses=(FRAUD,),
             reason="Repeated fraud.",
-            note="Seen by two people.",
+            note=SEALED,
             reinstatement=Ending.AUTOMATIC,
             disclosure="notified",
         ),
@@ -183,6 +195,26 @@ EXAMPLES: Final[tuple[Draft, ...]] = (
         ),
         Author(SYSTEM),
         caused_by=7,
+    ),
+    Draft(
+        ErasureRequested(subject=ALICE, erasure=ERASURE, reason="Asked for by the person."),
+        Author("admin"),
+    ),
+    Draft(
+        PersonalDataErased(subject=ALICE, erasure=ERASURE, keys=(SEALED.key,)),
+        Author("approver"),
+        caused_by=8,
+    ),
+    Draft(HoldPlaced(subject=ALICE, hold=HOLD, reason="A case is pending."), Author("admin")),
+    Draft(HoldLifted(subject=ALICE, hold=HOLD), Author("admin")),
+    Draft(
+        RecordDisclosed(
+            subject=ALICE,
+            shown_position=5,
+            shown_stream=f"subject/{ALICE.key}",
+            fields=("details", "evidence/1/uri", "evidence/1/sha256"),
+        ),
+        JANE,
     ),
     Draft(
         PolicyPublished(

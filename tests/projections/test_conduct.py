@@ -98,7 +98,7 @@ def test_a_violation_is_shown_with_everything_but_its_sealed_details(policies: L
         "occurred_at": "2026-11-24T10:00:00.000000Z",
         "detected_by": "automated",
         "summary": "A mask of a bank.",
-        "evidence": [{"uri": "s3://evidence/1", "sha256": DIGEST}],
+        "evidence": [{"uri": "s3://evidence/1", "sha256": DIGEST, "personal": False}],
         "resources": [{"type": "model", "id": "m2"}, {"type": "model", "id": "m1"}],
         "state": "stands",
         "overturned": None,

@@ -428,6 +428,7 @@ def test_a_ledger_that_went_back_is_not_followed(
         with sqlite3.connect(tmp_path / "ledger.db") as live:
             live.execute("VACUUM INTO ?", (str(old / "ledger.db"),))
         live.close()
+        shutil.copy2(tmp_path / "ledger.vault-key", old)
         suspension_of(run, "user:bob")
         follower = AccessFollower(run.url, keys["service"], when_cut_off="deny")
         follower.start(timeout_s=SOON_S)

@@ -119,11 +119,11 @@ def test_init_opens_a_ledger_and_shows_the_admin_key_once(run: Run) -> None:
 
 
 def test_init_prints_json_for_machines(run: Run, tmp_path: Path) -> None:
-    """Where the database is, what the ledger is called, the admin key, and the log's public key."""
+    """Where the database is, what the ledger is called, both keys, and what is to be copied."""
     ran = run("init", "--json")
 
     assert 0 == ran.code
-    assert ["database", "origin", "admin_key", "log_key"] == list(ran.json)
+    assert ["database", "origin", "admin_key", "log_key", "vault_key_file"] == list(ran.json)
     assert str(tmp_path / "var" / "ledger.db") == ran.json["database"]
     assert "ledger.localhost" == ran.json["origin"]
     assert ran.json["admin_key"].startswith("clk_")
@@ -151,9 +151,9 @@ def test_only_its_owner_may_read_the_database(run: Run) -> None:
 
     for path in Path("var").iterdir():
         assert 0o600 == stat.S_IMODE(path.stat().st_mode), path
-    assert ["ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.log-key"] == sorted(
-        path.name for path in Path("var").iterdir()
-    )
+    files = ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
+    files += ["ledger.log-key", "ledger.vault", "ledger.vault-key"]
+    assert files == sorted(path.name for path in Path("var").iterdir())
     service.recorder.store.close()
 
 

@@ -78,6 +78,15 @@ def every_command(run: Running) -> Iterator[tuple[str, str, str, dict[str, Any] 
     yield "POST", path, "officer", reason, "suspension.cancelled"
     early = {"suspension": suspension_of(run, "user:alice"), "cause": "early", **reason}
     yield "POST", "/v1/reinstatements", "approver", early, "subject.reinstated"
+    case = {"subject": NORTHWIND, **reason}
+    yield "POST", "/v1/holds", "admin", case, "hold.placed"
+    hold = run.done("POST", "/v1/holds", role="admin", json=case)["id"]
+    yield "DELETE", f"/v1/holds/{hold}", "admin", None, "hold.lifted"
+    yield "POST", "/v1/erasures", "admin", {"subject": ALICE, **reason}, "erasure.requested"
+    wish = {"subject": {"type": "user", "id": "carol"}, **reason}
+    asked = run.done("POST", "/v1/erasures", role="admin", json=wish)["id"]
+    path = f"/v1/erasures/{asked}/confirmation"
+    yield "POST", path, "approver", None, "personal_data.erased"
     yield "PUT", "/v1/policies/privacy", "admin", POLICY, "policy.published"
     listing = {"resource": {"type": "model", "id": "nova-1"}, "actions": ["use", "fine-tune"]}
     yield "PUT", "/v1/resources", "admin", listing, "resource.listed"
@@ -139,7 +148,8 @@ def test_every_command_answers_with_its_event_and_does_it_once(founded: Running)
         assert EVENT_MEMBERS == set(event)
         assert (type_, f"the-{role}") == (event["type"], event["operator"])
         assert f"request-{number}" == event["request_id"] == first.headers["x-request-id"]
-        assert (None, None) == (event["on_behalf_of"], event["caused_by"])
+        assert event["on_behalf_of"] is None
+        assert (event["caused_by"] is not None) == (type_ == "personal_data.erased")
         assert event["sentence"].startswith(f"the-{role} ")
         assert before + 1 == answer["position"] == event["position"]
         assert str(answer["position"]) == first.headers["ledger-position"]
@@ -150,7 +160,7 @@ def test_every_command_answers_with_its_event_and_does_it_once(founded: Running)
         assert first.headers["ledger-position"] == again.headers["ledger-position"]
         assert before + 1 == founded.service.recorder.position
         seen.add((method, path, type_))
-    assert 16 == len(seen)
+    assert 20 == len(seen)
 
 
 def test_no_command_of_the_document_is_left_out(founded: Running) -> None:

@@ -22,6 +22,8 @@ BY_POSITION: Final = (
     "/v1/warnings",
     "/v1/suspensions",
     "/v1/reinstatements",
+    "/v1/erasures",
+    "/v1/holds",
     "/v1/events",
 )
 BY_KEY: Final = ("/v1/policies", "/v1/resources", "/v1/groups", "/v1/operators")
@@ -97,6 +99,13 @@ def told(shared: Running) -> Running:
     headers = {"Ledger-On-Behalf-Of": "employee:jane"}
     body = {"suspension": kept, "cause": "error", **reason}
     run.done("POST", "/v1/reinstatements", role="night-officer", json=body, headers=headers)
+    for key in ("user:alice", "user:bob", "user:dora"):
+        asked = do("admin", "POST", "/v1/erasures", subject=subject(key), **reason)
+        hold = do("admin", "POST", "/v1/holds", subject=subject(key), **reason)
+        if key != "user:dora":
+            run.done("DELETE", f"/v1/holds/{hold}", role="admin")
+        if key == "user:alice":
+            run.done("POST", f"/v1/erasures/{asked}/confirmation", role="approver")
     run.clock.now = T0 + 3 * DAY
     run.service.ticker.stop()
     return run
@@ -392,10 +401,31 @@ def test_counts_count_what_the_trail_lists(told: Running) -> None:
 
 @pytest.mark.parametrize("path", BY_POSITION)
 def test_every_item_can_be_asked_for_alone(told: Running, path: str) -> None:
-    """What a list shows is what the route of one item shows."""
+    """What a list shows is what the route of one item shows, beside a sealed text."""
     for item in items(told, path):
         name = item["position"] if path == "/v1/events" else item["id"]
-        assert item == told.done("GET", f"{path}/{name}", role="auditor")
+        alone = told.done("GET", f"{path}/{name}", role="auditor")
+        sealed = {"/v1/violations": {"details": None}, "/v1/suspensions": {"note": None}}
+        assert {**item, **sealed.get(path, {})} == alone
+
+
+def test_erasures_and_holds_are_listed_by_subject_and_state(told: Running) -> None:
+    """Each filter keeps what it says, now and as known before."""
+
+    def subjects(path: str, **query: Any) -> list[str]:
+        return [item["subject"]["id"] for item in items(told, path, **query)]
+
+    assert ["dora", "bob", "alice"] == subjects("/v1/erasures")
+    assert ["dora", "bob"] == subjects("/v1/erasures", state="requested")
+    assert ["alice"] == subjects("/v1/erasures", state="erased")
+    assert ["bob"] == subjects("/v1/erasures", subject="user:bob")
+    assert ["dora"] == subjects("/v1/holds", state="stands")
+    assert ["bob", "alice"] == subjects("/v1/holds", state="lifted")
+    [lifted] = items(told, "/v1/holds", subject="user:bob")
+    before = lifted["lifted"]["position"] - 1
+    assert ["bob"] == subjects("/v1/holds", state="stands", known_position=before)
+    [hold] = items(told, "/v1/holds", subject="user:bob", known_position=before)
+    assert ("stands", None) == (hold["state"], hold["lifted"])
 
 
 # --- parameters that are not right ----------------------------------------------------------------

@@ -32,7 +32,7 @@ from ledger.domain.events import (
     Recorded,
     ViolationRecorded,
 )
-from ledger.domain.values import EVENT_BYTES_MAX, Evidence, Role, Subject
+from ledger.domain.values import EVENT_BYTES_MAX, RecordedEvidence, Role, Subject
 from ledger.store.codec import LedgerMapper, Placed, encode
 from ledger.store.projection import Projection
 from ledger.store.sqlite import LedgerRecorder
@@ -325,9 +325,8 @@ class RecorderContract(ABC):
                     severity="high",
                     occurred_at=T0,
                     detected_by="human",
-                    summary="Much evidence.",
-                    details="x" * padding,
-                    evidence=(Evidence(uri="s3://" + "x" * 1900, sha256="0" * 64),) * 25,
+                    summary="x" * padding,
+                    evidence=(RecordedEvidence(uri="x" * 1950, sha256="0" * 64),) * 29,
                 ),
                 JO,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -15,9 +15,11 @@ from ledger.domain.errors import (
     NotFound,
     OccurredInFuture,
     PolicyNotInForce,
+    StoreBusy,
     UnknownClause,
     UnknownPolicy,
     UnknownViolation,
+    VaultUnavailable,
 )
 from ledger.domain.values import (
     EVIDENCE_MAX,
@@ -33,21 +35,25 @@ from ledger.domain.values import (
     Reason,
     Resource,
     Role,
+    Sealed,
     Severity,
     Subject,
     Summary,
     Value,
 )
 from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.sealed import Erased, EvidenceView, Reveal, show_erased, with_sealed
 from ledger.service.http.shapes import (
     CommonFilters,
     IdPath,
+    Item,
     OfCategory,
     OfClause,
     OfPolicy,
     OfResource,
     Page,
     PageAsked,
+    Times,
     Travel,
     command_responses,
     example,
@@ -87,7 +93,9 @@ class ViolationRequest(Value):
     occurred_at: Instant = Field(examples=["2026-11-20T09:30:00Z"])
     detected_by: DetectedBy
     summary: Summary = Field(examples=["Phishing texts in the name of a bank."])
-    details: FreeText | None = Field(default=None, description="Sealed; shown in no list.")
+    details: FreeText | None = Field(
+        default=None, description="Sealed; shown in no list, and in clear to who asks for it."
+    )
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=EVIDENCE_MAX)] = ()
     resources: Annotated[tuple[Resource, ...], Field(max_length=GROUP_RESOURCES_MAX)] = Field(
         default=(), description="The resources that were misused."
@@ -125,7 +133,7 @@ class Overturned(BaseModel):
 
 
 class ViolationView(BaseModel):
-    """A violation as it stands, or stood. What is sealed is not shown."""
+    """A violation as it stands, or stood, without its details."""
 
     id: str = Field(examples=["vio_01k9qv4w4jbdph1z6cx3m0y7ra"])
     position: int
@@ -137,12 +145,18 @@ class ViolationView(BaseModel):
     occurred_at: Instant
     detected_by: DetectedBy
     summary: str
-    evidence: list[Evidence]
+    evidence: list[EvidenceView]
     resources: list[Resource]
     state: ViolationState
     overturned: Overturned | None
     operator: str
     recorded_at: Instant
+
+
+class OneViolation(ViolationView):
+    """A violation with its details: sealed, erased, or the text because that was asked for."""
+
+    details: Sealed | Erased | str | None
 
 
 class WarningView(BaseModel):
@@ -163,7 +177,9 @@ class WarningView(BaseModel):
     status_code=201,
     summary="Record a violation",
     openapi_extra=allow(Role.REPORTER, Role.OFFICER, command=True),
-    responses=command_responses(OccurredInFuture, UnknownPolicy, PolicyNotInForce, UnknownClause),
+    responses=command_responses(
+        OccurredInFuture, UnknownPolicy, PolicyNotInForce, UnknownClause, VaultUnavailable
+    ),
 )
 async def record_violation(request: Request, body: ViolationRequest) -> Response:
     """Record that a subject broke a clause. It stands until an approver overturns it."""
@@ -241,13 +257,18 @@ def violations(
 
     ``policy`` takes a policy or a version of one; ``model`` a resource id.
     """
+    service = service_of(request)
+
+    def find(c: Any, times: Times, **asked_for: Any) -> list[Item]:
+        found = service.conduct.violations(c, at=times.at, **asked_for)
+        shown: list[Item] = show_erased(service, c, found)
+        return shown
+
     return page(
         request,
         asked,
         travel,
-        lambda c, times, **asked_for: service_of(request).conduct.violations(
-            c, at=times.at, **asked_for
-        ),
+        find,
         state=state,
         policy=policy,
         clause=clause,
@@ -261,19 +282,18 @@ def violations(
 @routes.get(
     "/v1/violations/{id}",
     summary="One violation",
-    openapi_extra=allow(*READERS),
-    responses=read_responses(ViolationView, NotFound),
+    openapi_extra=allow(*READERS, reveals=True),
+    responses=read_responses(OneViolation, NotFound, StoreBusy, VaultUnavailable),
 )
-def violation(request: Request, id: IdPath, travel: Travel) -> Response:
+def violation(request: Request, id: IdPath, travel: Travel, reveal: Reveal = "false") -> Response:
     """Return one violation as it stands, or stood."""
-    return one(
-        request,
-        travel,
-        id,
-        lambda c, times: service_of(request).conduct.violations(
-            c, at=times.at, position=times.position, limit=1, id_=id
-        ),
-    )
+    service = service_of(request)
+
+    def find(c: Any, times: Times) -> list[Item]:
+        found = service.conduct.violations(c, at=times.at, position=times.position, limit=1, id_=id)
+        return [with_sealed(service, c, item, "details") for item in found]
+
+    return one(request, travel, id, find, reveal=reveal == "true")
 
 
 @routes.get(

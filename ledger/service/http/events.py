@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from eventsourcing.persistence import Cursor
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from ledger.domain.errors import NotFound
+from ledger.domain.errors import NotFound, StoreBusy, VaultUnavailable
+from ledger.domain.events import Recorded
 from ledger.domain.values import Role
 from ledger.service.http.route import allow, answer, router, service_of
+from ledger.service.http.sealed import Reveal, reveal_in, show_erased
 from ledger.service.http.shapes import (
     CommonFilters,
     EventView,
@@ -27,6 +30,7 @@ from ledger.service.http.shapes import (
     page,
     read_responses,
 )
+from ledger.service.wiring import Service
 from ledger.store.codec import as_json
 
 routes = router("events")
@@ -97,7 +101,8 @@ def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) 
 
     def find(c: Any, _: Times, **asked_for: Any) -> list[Item]:
         positions = service.trail.events(c, **asked_for)
-        return [as_json(recorded) for recorded in service.recorder.at_positions(positions)]
+        found = service.recorder.at_positions(positions)
+        return [_shown(service, c, recorded) for recorded in found]
 
     return page(request, asked, travel, find, **filters)
 
@@ -120,14 +125,25 @@ def counts(request: Request, travel: Travel, filters: Filter) -> Response:
 @routes.get(
     "/v1/events/{position}",
     summary="One event",
-    openapi_extra=allow(Role.AUDITOR),
-    responses=read_responses(EventView, NotFound),
+    openapi_extra=allow(Role.AUDITOR, reveals=True),
+    responses=read_responses(EventView, NotFound, StoreBusy, VaultUnavailable),
 )
-def event(request: Request, position: PositionPath) -> Response:
+def event(request: Request, position: PositionPath, reveal: Reveal = "false") -> Response:
     """Return one event by its position."""
     service = service_of(request)
-    with service.reading() as (_, head):
+    with service.reading() as (c, head):
         recorded = service.recorder.event(position)
-    if recorded is None:
-        raise NotFound(f"the ledger ends at position {head}")
-    return answer(as_json(recorded), position=head)
+        if recorded is None:
+            raise NotFound(f"the ledger ends at position {head}")
+        shown = _shown(service, c, recorded)
+    if reveal == "true":
+        reveal_in(request, position, shown["data"])
+    return answer(shown, position=head)
+
+
+def _shown(service: Service, c: Cursor, recorded: Recorded) -> dict[str, Any]:
+    """Return an event as the API shows it, with a word in place of what was erased."""
+    shown = as_json(recorded)
+    if recorded.event.SEALED:
+        shown["data"] = show_erased(service, c, shown["data"])
+    return shown

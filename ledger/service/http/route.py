@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import ParamTypes
 from fastapi.responses import Response
@@ -69,6 +70,11 @@ READ_HEADERS: Final = [
         {"type": "string", "pattern": "^(0|[1-9][0-9]{0,15})$", "example": "41"},
     ),
 ]
+_ON_BEHALF_OF: Final = _header(
+    "Ledger-On-Behalf-Of",
+    "The human behind a machine's key, as type:id.",
+    {"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,63}:[!-~]{1,256}$"},
+)
 COMMAND_HEADERS: Final = [
     _REQUEST_ID,
     _header(
@@ -76,11 +82,7 @@ COMMAND_HEADERS: Final = [
         "The same key with the same request gives the first answer again and records nothing.",
         {"type": "string", "pattern": "^[ -~]{1,256}$", "example": "8e03978e-40d5"},
     ),
-    _header(
-        "Ledger-On-Behalf-Of",
-        "The human behind a machine's key, as type:id.",
-        {"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,63}:[!-~]{1,256}$"},
-    ),
+    _ON_BEHALF_OF,
 ]
 
 
@@ -128,12 +130,16 @@ def router(tag: str) -> APIRouter:
     return APIRouter(route_class=LedgerRoute, tags=[tag])
 
 
-def allow(*roles: Role, command: bool = False) -> dict[str, Any]:
-    """Return the ``openapi_extra`` of a route that these roles may use, with its headers."""
+def allow(*roles: Role, command: bool = False, reveals: bool = False) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a route that these roles may use, with its headers.
+
+    A read that ``reveals`` what is sealed records for whom.
+    """
+    read = [*READ_HEADERS, _ON_BEHALF_OF] if reveals else READ_HEADERS
     return {
         "x-roles": [str(role) for role in roles],
         "security": [{"key": []}],
-        "parameters": COMMAND_HEADERS if command else READ_HEADERS,
+        "parameters": COMMAND_HEADERS if command else read,
     }
 
 
@@ -361,10 +367,16 @@ def answer(
     )
 
 
-async def command(request: Request, run: Callable[[Author, Once | None], Done]) -> Response:
+async def command(
+    request: Request,
+    run: Callable[[Author, Once | None], Done],
+    *,
+    afterwards: Callable[[], object] | None = None,
+) -> Response:
     """Run a command on the writer and answer with what it recorded.
 
     201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
+    ``afterwards`` is called after the commit and before the answer, repeated commands included.
     """
     by, once = author_of(request), once_of(request)
     service = service_of(request)
@@ -375,6 +387,8 @@ async def command(request: Request, run: Callable[[Author, Once | None], Done]) 
             return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
 
     done, leaf_hash = await service.writer.run(run_and_read)
+    if afterwards is not None:
+        await run_in_threadpool(afterwards)
     recorded = done.recorded
     if done.outcome != "recorded":
         # Another process may have recorded it: it binds here, too, before it is answered here.

@@ -37,6 +37,7 @@ from ledger.service.http.problems import (
     responses,
 )
 from ledger.service.http.route import answer, service_of
+from ledger.service.http.sealed import reveal_in
 from ledger.service.wiring import Service
 
 PAGE_MAX: Final = 1_000  # items of one page: about a megabyte
@@ -372,13 +373,23 @@ def listed(request: Request, items: list[Item], following: str | None, position:
 
 
 def one(
-    request: Request, travel: TimeTravel, id_: str, find: Callable[[Any, Times], list[Item]]
+    request: Request,
+    travel: TimeTravel,
+    id_: str,
+    find: Callable[[Any, Times], list[Item]],
+    *,
+    reveal: bool = False,
 ) -> Response:
-    """Answer the one item that ``find`` returns; raises ``NotFound``."""
+    """Answer the one item that ``find`` returns; raises ``NotFound``.
+
+    ``reveal`` shows what is sealed in the event at the item's position, and records that it did.
+    """
     service = service_of(request)
     with service.reading() as (c, head):
         times = travel.resolve(service, head)
         found = find(c, times)
     if not found:
         raise NotFound(f"nothing is recorded under the id {id_!r}")
+    if reveal:
+        reveal_in(request, found[0]["position"], found[0])
     return answer(found[0], position=times.position)

@@ -19,6 +19,7 @@ from ledger.domain.errors import (
 from ledger.domain.values import Instant, Properties, Role, Subject, Value, format_instant
 from ledger.service.http.conduct import ViolationView, WarningView
 from ledger.service.http.route import allow, answer, command, router, service_of
+from ledger.service.http.sealed import show_erased
 from ledger.service.http.shapes import (
     PAGE_MAX,
     SubjectKey,
@@ -172,7 +173,9 @@ def record(request: Request, subject: SubjectKey, travel: Travel) -> Response:
             "standing": "suspended" if in_force_on(known.records, asked, times.at) else "good",
             "properties": (mine.properties.at(times.at) if mine else None) or {},
             "links": service.access.links_of(c, asked, position=times.position, at=times.at),
-            "violations": service.conduct.violations(c, at=times.at, **about),
+            "violations": show_erased(
+                service, c, service.conduct.violations(c, at=times.at, **about)
+            ),
             "warnings": service.conduct.warnings(c, **about),
             "suspensions": service.access.suspensions(c, at=times.at, **about),
             "reinstatements": service.access.reinstatements(c, **about),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -19,9 +19,11 @@ from ledger.domain.errors import (
     GroundOverturned,
     GroundsRequired,
     NotFound,
+    StoreBusy,
     TermRequired,
     UnknownGroup,
     UnknownViolation,
+    VaultUnavailable,
 )
 from ledger.domain.record import SuspensionState
 from ledger.domain.values import (
@@ -38,20 +40,24 @@ from ledger.domain.values import (
     Reason,
     Role,
     Scope,
+    Sealed,
     Subject,
     Value,
 )
 from ledger.service.http.conduct import READERS
 from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.sealed import Erased, Reveal, with_sealed
 from ledger.service.http.shapes import (
     CommonFilters,
     IdPath,
+    Item,
     OfCategory,
     OfPolicy,
     OfResource,
     OfSuspension,
     Page,
     PageAsked,
+    Times,
     Travel,
     command_responses,
     example,
@@ -98,7 +104,9 @@ class SuspensionRequest(Term):
         description="Shown to the subject.",
         examples=["Repeated fraud after two warnings."],
     )
-    note: FreeText | None = Field(default=None, description="Sealed; shown in no list.")
+    note: FreeText | None = Field(
+        default=None, description="Sealed; shown in no list, and in clear to who asks for it."
+    )
     reinstatement: Ending = Field(
         default=Ending.AUTOMATIC, description="on_review holds past the end until a person looks."
     )
@@ -150,7 +158,7 @@ class EndedView(BaseModel):
 
 
 class SuspensionView(BaseModel):
-    """A suspension as it stands, or stood. The sealed note is not shown."""
+    """A suspension as it stands, or stood, without its note."""
 
     id: str = Field(examples=["sus_01k9qv4w4jbdph1z6cx3m0y7ra"])
     position: int
@@ -175,6 +183,12 @@ class ListedSuspension(SuspensionView):
     review: bool
     operator: str
     recorded_at: Instant
+
+
+class OneSuspension(ListedSuspension):
+    """A suspension with its note: sealed, erased, or the text because that was asked for."""
+
+    note: Sealed | Erased | str | None
 
 
 class ReinstatementView(BaseModel):
@@ -206,6 +220,7 @@ class ReinstatementView(BaseModel):
         GroundOverturned,
         GroundOfAnother,
         UnknownGroup,
+        VaultUnavailable,
     ),
 )
 async def suspend(request: Request, body: SuspensionRequest) -> Response:
@@ -337,19 +352,18 @@ def suspensions(
 @routes.get(
     "/v1/suspensions/{id}",
     summary="One suspension",
-    openapi_extra=allow(*READERS),
-    responses=read_responses(ListedSuspension, NotFound),
+    openapi_extra=allow(*READERS, reveals=True),
+    responses=read_responses(OneSuspension, NotFound, StoreBusy, VaultUnavailable),
 )
-def suspension(request: Request, id: IdPath, travel: Travel) -> Response:
+def suspension(request: Request, id: IdPath, travel: Travel, reveal: Reveal = "false") -> Response:
     """Return one suspension as it stands, or stood."""
-    return one(
-        request,
-        travel,
-        id,
-        lambda c, times: service_of(request).access.suspensions(
-            c, at=times.at, position=times.position, limit=1, id_=id
-        ),
-    )
+    service = service_of(request)
+
+    def find(c: Any, times: Times) -> list[Item]:
+        found = service.access.suspensions(c, at=times.at, position=times.position, limit=1, id_=id)
+        return [with_sealed(service, c, item, "note") for item in found]
+
+    return one(request, travel, id, find, reveal=reveal == "true")
 
 
 @routes.get(

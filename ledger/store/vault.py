@@ -1,0 +1,313 @@
+"""The vault: what is sealed in an event can be read while its subject's key is here, and not after.
+
+Each subject has a data key of its own. The vault's file holds it wrapped by the vault key, which is
+in another file. Both are outside the ledger's database: destroying a data key leaves every stored
+event, and so every proof over it, as it is.
+
+A key is committed here before the event that it sealed commits there. A crash between the two
+leaves a key that no event uses; it is harmless, and the next event of its subject takes it.
+
+Trust: whoever has the vault's file and the vault key reads what is not erased. Without either it is
+AES-256-GCM, bound to ledger, stream, version and member: a box moved elsewhere does not open.
+
+Why not the write-ahead log that the ledger's own database has: with it, pages with destroyed keys
+would stay in the log beside the file until it happens to be written over. With a rollback journal
+they are gone with the journal, which ends with each commit; ``secure_delete`` writes zeros over
+what a row leaves in the file, and ``VACUUM`` after a destruction leaves no stale copy of a moved
+row.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ledger.domain.errors import TamperDetected, VaultUnavailable
+from ledger.domain.events import SubjectEvent
+from ledger.domain.values import Sealed, Subject
+
+VAULT_KEY_BYTES: Final = 32
+VAULT_TIMEOUT_S: Final = 10  # as long as a writer waits for the ledger itself
+_NONCE_BYTES: Final = 12
+_PROBE: Final = b"compliance-ledger vault"
+
+EventT = TypeVar("EventT", bound=SubjectEvent)
+
+DDL: Final = (
+    """CREATE TABLE IF NOT EXISTS data_keys (
+        key TEXT PRIMARY KEY,
+        subject TEXT NOT NULL,
+        retired INTEGER NOT NULL,
+        wrapped BLOB NOT NULL
+    ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS data_keys_subject ON data_keys (subject)",
+    # A subject seals with one key; one that is about to be destroyed seals nothing more.
+    """CREATE UNIQUE INDEX IF NOT EXISTS data_keys_in_use ON data_keys (subject)
+        WHERE NOT retired""",
+    """CREATE TABLE IF NOT EXISTS probe (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        origin TEXT NOT NULL,
+        box BLOB NOT NULL
+    ) STRICT""",
+)
+
+
+class Vault:
+    """The data keys of all subjects, and what they seal. Several processes may share one file.
+
+    ``origin`` names the ledger of a new vault; one that is there keeps the name it was made with.
+    Raises ``VaultUnavailable`` wherever the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, *, vault_key: bytes, origin: str) -> None:
+        self.path = path
+        self._origin = origin
+        self._wrapping = AESGCM(vault_key)
+        self._turn = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        with self._turn, self._writing() as connection:
+            for statement in DDL:
+                connection.execute(statement)
+            found = connection.execute("SELECT origin, box FROM probe").fetchone()
+            if found is None:
+                box = self._encrypt(self._wrapping, _PROBE, "probe")
+                connection.execute("INSERT INTO probe VALUES (1, ?, ?)", (origin, box))
+                found = (origin, box)
+        self._origin = found[0]
+        if self._decrypt(self._wrapping, found[1], "probe") != _PROBE:
+            self.close()
+            raise VaultUnavailable(
+                f"{path} was made with another vault key; put back the key file that belongs to it"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    # --- sealing and opening ----------------------------------------------------------------------
+
+    def seal(self, event: EventT, version: int) -> EventT:
+        """Return a subject's event with every text sealed for its place, by the key in use.
+
+        The key is made where there is none, and is on disk when this returns.
+        """
+        if not any(event.sealed_fields()):
+            return event
+        key, cipher = self._key_in_use(event.subject)
+
+        def seal(path: str, text: str) -> Sealed:
+            box = self._encrypt(cipher, text.encode(), event.stream, version, path)
+            return Sealed(key=key, box=base64.b64encode(box).decode())
+
+        return event.sealed_by(seal)
+
+    def open(self, sealed: Sealed, *, stream: str, version: int, path: str) -> str:
+        """Return the text of a sealed member at a place.
+
+        Raises ``TamperDetected`` when it was not sealed there, and ``VaultUnavailable`` when the
+        key is not in the vault.
+        """
+        with self._turn, self._connected() as connection:
+            row = connection.execute(
+                "SELECT key, subject, wrapped FROM data_keys WHERE key = ?", (sealed.key,)
+            ).fetchone()
+        if row is None:
+            raise VaultUnavailable(f"{self.path} does not hold the key {sealed.key}")
+        box = base64.b64decode(sealed.box)
+        text = self._decrypt(self._unwrapped(row), box, stream, version, path)
+        if text is None:
+            raise TamperDetected(f"{path} of version {version} of {stream} was not sealed there")
+        return text.decode()
+
+    # --- keys -------------------------------------------------------------------------------------
+
+    def keys_of(self, subject: Subject) -> list[str]:
+        """Return every key of a subject that is here, the one in use and retired ones."""
+        with self._turn, self._connected() as connection:
+            rows = connection.execute(
+                "SELECT key FROM data_keys WHERE subject = ? ORDER BY key", (subject.key,)
+            )
+            return [row[0] for row in rows]
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return which of these keys are not here."""
+        with self._turn, self._connected() as connection:
+            here = {row[0] for row in connection.execute("SELECT key FROM data_keys")}
+        return [key for key in keys if key not in here]
+
+    def retire(self, subject: Subject) -> None:
+        """Seal nothing more with the subject's key; what it sealed can still be read.
+
+        Before an erasure commits: what is recorded between then and the destruction of the key
+        is sealed by a new one, and outlives it.
+        """
+        with self._turn, self._writing() as connection:
+            connection.execute("UPDATE data_keys SET retired = 1 WHERE subject = ?", (subject.key,))
+
+    def destroy(self, keys: Iterable[str]) -> int:
+        """Destroy keys for good; return how many of them were still here.
+
+        The file is then written anew. ``user_version`` remembers, over a crash, that it must be.
+        """
+        with self._turn, self._connected() as connection:
+            before = connection.total_changes
+            with self._writing():
+                connection.executemany(
+                    "DELETE FROM data_keys WHERE key = ?", [(key,) for key in keys]
+                )
+                destroyed = connection.total_changes - before
+                if destroyed:
+                    connection.execute("PRAGMA user_version = 1")
+            if connection.execute("PRAGMA user_version").fetchone()[0]:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA user_version = 0")
+            return destroyed
+
+    def _key_in_use(self, subject: Subject) -> tuple[str, AESGCM]:
+        find = "SELECT key, subject, wrapped FROM data_keys WHERE subject = ? AND NOT retired"
+        with self._turn, self._connected() as connection:
+            row = connection.execute(find, (subject.key,)).fetchone()
+            if row is None:
+                with self._writing():  # another process may have been faster
+                    row = connection.execute(find, (subject.key,)).fetchone()
+                    if row is None:
+                        row = self._new_key(subject)
+                        connection.execute(
+                            "INSERT INTO data_keys (key, subject, retired, wrapped) "
+                            "VALUES (?, ?, 0, ?)",
+                            row,
+                        )
+        return row[0], self._unwrapped(row)
+
+    def _new_key(self, subject: Subject) -> tuple[str, str, bytes]:
+        secret = AESGCM.generate_key(256)
+        key = fingerprint(secret)
+        return key, subject.key, self._encrypt(self._wrapping, secret, key, subject.key)
+
+    def _unwrapped(self, row: tuple[str, str, bytes]) -> AESGCM:
+        key, subject, wrapped = row
+        secret = self._decrypt(self._wrapping, wrapped, key, subject)
+        if secret is None or fingerprint(secret) != key:
+            raise VaultUnavailable(f"the key {key} in {self.path} was changed or cut short")
+        return AESGCM(secret)
+
+    # --- cipher and file --------------------------------------------------------------------------
+
+    def _encrypt(self, cipher: AESGCM, plain: bytes, *place: str | int) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + cipher.encrypt(nonce, plain, self._bound_to(place))
+
+    def _decrypt(self, cipher: AESGCM, box: bytes, *place: str | int) -> bytes | None:
+        """Return what a box holds, ``None`` when it does not open at this place."""
+        try:
+            return cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], self._bound_to(place))
+        except (InvalidTag, ValueError):  # ValueError: a box shorter than a nonce and a tag
+            return None
+
+    def _bound_to(self, place: tuple[str | int, ...]) -> bytes:
+        return orjson.dumps([self._origin, *place])
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            yield self._connection
+        except (sqlite3.Error, OSError) as error:
+            raise VaultUnavailable(f"{self.path} cannot be used: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.touch(mode=0o600)  # SQLite would let everybody read it; a journal gets its mode
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=VAULT_TIMEOUT_S
+        )
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")  # VACUUM copies every key through it
+        return connection
+
+
+def fingerprint(secret: bytes) -> str:
+    """Return the id of a data key. It tells nothing of a key of 256 random bits."""
+    return "dek_" + hashlib.sha256(b"compliance-ledger data key\n" + secret).hexdigest()[:32]
+
+
+# --- the vault key --------------------------------------------------------------------------------
+
+
+def make_vault_key(path: Path) -> None:
+    """Make the file of a new vault key, whole or not at all; one that is there stays as it is."""
+    text = base64.b64encode(secrets.token_bytes(VAULT_KEY_BYTES)) + b"\n"
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, text)
+            os.fsync(descriptor)
+            with suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            os.close(descriptor)
+            fresh.unlink()
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise VaultUnavailable(f"{path} cannot be made: {error.strerror}") from None
+
+
+def read_vault_key(path: Path) -> bytes:
+    """Return the vault key of a file that only we can read; else raise ``VaultUnavailable``."""
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            text = file.read(1_000)
+    except FileNotFoundError:
+        raise VaultUnavailable(
+            f"there is no vault key at {path}; put the file back from where its copy is kept"
+        ) from None
+    except OSError as error:
+        raise VaultUnavailable(f"{path} cannot be read: {error.strerror}") from None
+    if about.st_uid != os.geteuid():
+        raise VaultUnavailable(f"{path} belongs to another user; make it yours with chown")
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        raise VaultUnavailable(f"others may read or change {path}; run chmod 600 on it")
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != VAULT_KEY_BYTES:
+        raise VaultUnavailable(f"{path} does not hold a vault key: 32 bytes in base64, one line")
+    return key
