@@ -26,7 +26,7 @@ def main(events: int = EVENTS) -> None:
         started = time.perf_counter()
         found = rebuild(service.recorder)
         rate = found.events / (time.perf_counter() - started)
-        service.recorder.store.close()
+        service.close()
     assert not found.differences
     print(f"read and decoded:                 {reading:9,.0f} events/s")
     print(f"rebuilt and compared, all tables: {rate:9,.0f} events/s ({rate / reading:.2f} of that)")

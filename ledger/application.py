@@ -37,6 +37,7 @@ from ledger.domain.events import (
     LedgerOpened,
     LedgerRecovered,
     LogKeyRotated,
+    PersonalDataErased,
     RecordDisclosed,
     Recorded,
     ResourceListed,
@@ -86,8 +87,11 @@ class Finder(Protocol):
     def unerased_keys(self, subject: Subject) -> Sequence[str]:
         """Return the data keys that seal something of a subject and that no event erased."""
 
-    def erased_keys(self, among: Iterable[str] | None = None) -> Sequence[str]:
-        """Return the data keys that an event says are destroyed: of these, or of all."""
+    def erased_keys(self, among: Iterable[str]) -> Sequence[str]:
+        """Return those of these data keys that an event says are destroyed."""
+
+    def erasures_done(self) -> Sequence[int]:
+        """Return the positions of the events that say so."""
 
 
 class Folded(Protocol):
@@ -483,7 +487,12 @@ class Ledger:
         with self.recorder.store.turn:
             # The event could still be rolled back, and the keys would be gone without it.
             assert not self._deciding, "keys are destroyed after the commit"
-        return self.vault.destroy(self.finder.erased_keys())
+        # The events themselves are asked: a changed row of a projection must not destroy a key.
+        done = map(self.recorder.event, self.finder.erasures_done())
+        events = [recorded.event for recorded in done if recorded is not None]
+        return self.vault.destroy(
+            key for event in events if isinstance(event, PersonalDataErased) for key in event.keys
+        )
 
     # --- policies and the catalogue ---------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What was erased about whom, what waits to be, and what forbids it?
 
-Also which data key seals what: every key that an event names, its subject, and the event that says
-it was destroyed. That list is what is destroyed again when an old vault file is put back.
+Also which data key is whose: every key that an event names, its subject, and the event that says it
+was destroyed.
 """
 
 from __future__ import annotations
@@ -131,6 +131,14 @@ class ErasureRows:
             f"SELECT key FROM erasure_keys WHERE erased_by IS {'NOT ' if erased else ''}NULL"
             f"{'' if subject is None else ' AND subject = ?'} ORDER BY key",
             () if subject is None else (subject,),
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+    def done(self, cursor: Cursor) -> list[int]:
+        """Return the positions of the events that say that keys are destroyed."""
+        cursor.execute(
+            "SELECT done_position FROM erasure_requests WHERE done_position IS NOT NULL "
+            "ORDER BY done_position"
         )
         return [row[0] for row in cursor.fetchall()]
 

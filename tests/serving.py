@@ -125,7 +125,7 @@ def opened(database: Path) -> dict[str, str]:
     """Open a ledger on a new file; return a key for each role."""
     service = build(Settings(database_url=f"sqlite:///{database}"))
     keys = open_ledger(service)
-    service.recorder.store.close()
+    service.close()
     assert set(Role) == set(keys)
     return keys
 

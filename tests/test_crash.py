@@ -129,7 +129,7 @@ def check_after_a_crash(
     with service.recorder.store.transaction(commit=False) as c:
         c.execute("SELECT idempotency_key, position FROM commands")
         remembered = dict(tuple(row) for row in c.fetchall())
-    service.recorder.store.close()
+    service.close()
 
     assert {key: event.position for key, event in recorded.items()} == remembered
     assert len(remembered) <= most
@@ -227,7 +227,7 @@ def killed_at(folder: Path, call: str, when: int) -> tuple[dict[str, dict[str, o
     Returns what it answered, and whether it was killed at all.
     """
     service = founded(folder, SetClock())
-    service.recorder.store.close()
+    service.close()
     database = folder / "ledger.db"
     tracing = ["strace", "-f", "-o", "/dev/null", f"--trace={call}"]
     inject = f"--inject={call}:signal=SIGKILL:when={when}"
@@ -290,5 +290,5 @@ def go_on(folder: Path, recorded: Mapping[str, Recorded]) -> None:
     for number in range(30):
         key, done = suspend(service, number)
         assert ("repeated" if key in recorded else "recorded") == done.outcome
-    service.recorder.store.close()
+    service.close()
     assert 30 == len(check_after_a_crash(folder / "ledger.db", {}, most=30))

@@ -50,7 +50,7 @@ def check_database(database: Path) -> list[Recorded]:
     events = list(service.recorder.events())
     check_ledger(awake(service))
     check_endings(events)
-    service.recorder.store.close()
+    service.close()
     return events
 
 
@@ -91,7 +91,7 @@ def test_processes_that_write_at_once_make_one_ledger(
     """
     service = founded(tmp_path, SetClock(datetime.now(UTC)))
     before = service.recorder.position
-    service.recorder.store.close()
+    service.close()
     database = tmp_path / "ledger.db"
     answers: dict[str, dict[str, object]] = {}
     with workers(
@@ -139,7 +139,7 @@ def test_each_term_is_served_once_however_many_tickers_run(tmp_path: Path) -> No
     """Three processes that look for ended terms at once record each of them once."""
     service = founded(tmp_path, SetClock())
     later = format_instant(due_terms(service, 600))
-    service.recorder.store.close()
+    service.close()
     database = tmp_path / "ledger.db"
     with workers(*(["tick", str(database), later] for _ in range(3))) as running:
         counts = [json.loads(worker.communicate(timeout=600)[0])["recorded"] for worker in running]

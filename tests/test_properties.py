@@ -56,7 +56,7 @@ class History:
             service = awake(founded(Path(folder), SetClock(), unknown=self.unknown))
             happen(service, Drawing(Random(self.seed)), self.length)
             yield service
-            service.recorder.store.close()
+            service.close()
 
 
 histories = st.builds(
@@ -442,7 +442,7 @@ def test_a_history_repeats_from_its_seed(tmp_path: Path) -> None:
         happen(service, Drawing(Random(7)), 60)
         trails.append([(r.type, r.stream, r.recorded_at) for r in service.recorder.events()])
         check_ledger(service)
-        service.recorder.store.close()
+        service.close()
         shutil.rmtree(folder)
 
     assert trails[0] == trails[1]

@@ -88,7 +88,7 @@ def main(what: str, database: str, clock: str, *arguments: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     work[what](service, *arguments)
-    service.recorder.store.close()
+    service.close()
 
 
 if __name__ == "__main__":

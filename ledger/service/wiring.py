@@ -93,12 +93,15 @@ class Finder:
         with self._store.transaction(commit=False) as c:
             return self._erasures.keys(c, erased=False, subject=subject.key)
 
-    def erased_keys(self, among: Iterable[str] | None = None) -> Sequence[str]:
-        """Return the data keys that an event says are destroyed: of these, or of all."""
+    def erased_keys(self, among: Iterable[str]) -> Sequence[str]:
+        """Return those of these data keys that an event says are destroyed."""
         with self._store.transaction(commit=False) as c:
-            if among is not None:
-                return list(self._erasures.erased_by(c, among))
-            return self._erasures.keys(c, erased=True)
+            return list(self._erasures.erased_by(c, among))
+
+    def erasures_done(self) -> Sequence[int]:
+        """Return the positions of the events that say so."""
+        with self._store.transaction(commit=False) as c:
+            return self._erasures.done(c)
 
 
 @dataclass(frozen=True, slots=True)

@@ -783,7 +783,7 @@ def check_five(history: History, folder: Path) -> None:
             ]
         for one in asked[:5]:
             check_searches(service, point, one)
-    service.recorder.store.close()
+    service.close()
 
 
 def arguments(asked: Request) -> tuple[Any, ...]:

@@ -115,7 +115,7 @@ def test_init_opens_a_ledger_and_shows_the_admin_key_once(run: Run) -> None:
     assert ["ledger.opened", "operator.enrolled", "operator.key_issued"] == types
     assert key.encode() not in Path("var/ledger.db").read_bytes()
     check_ledger(service)
-    service.recorder.store.close()
+    service.close()
 
 
 def test_init_prints_json_for_machines(run: Run, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_init_takes_the_origin_from_the_settings(run: Run, monkeypatch: pytest.M
     first = service.recorder.event(1)
     assert first is not None
     assert "opened the ledger ledger.example" == first.event.sentence()
-    service.recorder.store.close()
+    service.close()
 
 
 def test_only_its_owner_may_read_the_database(run: Run) -> None:
@@ -154,7 +154,7 @@ def test_only_its_owner_may_read_the_database(run: Run) -> None:
     files = ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
     files += ["ledger.log-key", "ledger.vault", "ledger.vault-key"]
     assert files == sorted(path.name for path in Path("var").iterdir())
-    service.recorder.store.close()
+    service.close()
 
 
 def test_init_keeps_the_rights_of_a_file_that_is_there(run: Run) -> None:
@@ -362,7 +362,7 @@ def test_the_program_serves_until_it_is_told_to_stop(tmp_path: Path, number: int
     service = held(database)
     assert "subject.suspended" == list(service.recorder.events())[-1].type
     check_ledger(service)
-    service.recorder.store.close()
+    service.close()
 
 
 def test_the_module_is_the_same_program(tmp_path: Path) -> None:
@@ -476,7 +476,7 @@ def test_a_key_is_issued_listed_and_revoked(run: Run) -> None:
     service = held()
     assert service.keyring.find(issued.json["key"].encode(), 0) is None
     check_ledger(service)
-    service.recorder.store.close()
+    service.close()
 
 
 def test_keys_are_shown_to_people_in_a_table(run: Run) -> None:
@@ -509,7 +509,7 @@ def test_an_issued_key_is_shown_to_people_once(run: Run) -> None:
     caller = service.keyring.find(key.encode(), 0)
     assert caller is not None
     assert caller.key in ran.out
-    service.recorder.store.close()
+    service.close()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from ledger.domain.errors import VaultUnavailable
 from ledger.service.wiring import build
 from ledger.store.codec import as_json
+from ledger.store.replay import rebuild
 from tests.checks import check_ledger
 from tests.service.conftest import (
     Running,
@@ -475,6 +476,28 @@ def test_keys_are_never_destroyed_before_the_commit(founded: Running) -> None:
     ledger = founded.service.ledger
     with ledger.together(), pytest.raises(AssertionError, match="after the commit"):
         ledger.shred()
+
+
+def test_a_changed_row_destroys_no_key(founded: Running) -> None:
+    """Only an event can have a key destroyed; what somebody wrote into a projection cannot."""
+    violation, _ = sealed_about(founded)
+    sealed_about(founded, "user:bob")
+    position = erase(founded, {"type": "user", "id": "bob"})["position"]
+    with sqlite3.connect(founded.service.settings.database_path) as c:
+        c.execute("UPDATE erasure_keys SET erased_by = ? WHERE subject = 'user:alice'", (position,))
+        c.execute(
+            "UPDATE erasure_requests SET keys = (SELECT json_group_array(key) FROM erasure_keys)"
+        )
+        c.commit()
+        assert 0 == founded.service.ledger.shred()
+        c.execute("UPDATE erasure_requests SET done_position = 1")
+        c.commit()
+        assert 0 == founded.service.ledger.shred()
+    c.close()
+    rebuild(founded.service.recorder, repair=True)
+
+    shown = get(founded, f"/v1/violations/{violation}", reveal="true")
+    assert SECRETS["details"] == shown["details"]
 
 
 def test_a_lost_key_is_told_from_an_erased_one(

@@ -221,7 +221,7 @@ def broken(settings: Settings, clock: SetClock) -> Iterator[Callable[..., httpx.
         assert 200 == send("GET", "/v1/suspensions", role="auditor").status_code
         service.ticker.stop()
         service.feed.stop()
-        service.recorder.store.close()
+        service.close()
         service.recorder.store.path = "/nowhere/ledger.db"
         yield send
 

@@ -368,7 +368,7 @@ def test_what_is_handed_over_is_what_uvicorn_would_report(tmp_path: Path) -> Non
 
             assert there.json == here.json, name
             assert [STATE_KEY] == here.json["state"]
-    service.recorder.store.close()
+    service.close()
 
 
 def test_a_request_that_is_split_anywhere_gets_the_same_answer(shared_server: Served) -> None:

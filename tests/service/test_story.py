@@ -102,7 +102,7 @@ def told_on(today: datetime, settings: Settings) -> Iterator[Story]:
         yield Story(told, service, today)
         check_ledger(service)
     finally:
-        service.recorder.store.close()
+        service.close()
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_without_a_day_the_story_ends_now(settings: Settings) -> None:
         assert recorded[-1].recorded_at < service.clock()
         assert any(end and end > service.clock() for end in ends)
     finally:
-        service.recorder.store.close()
+        service.close()
 
 
 def test_the_story_is_not_told_into_a_ledger_that_exists(story: Story) -> None:

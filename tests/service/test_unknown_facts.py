@@ -38,4 +38,4 @@ def test_a_fact_of_a_newer_version_stops_the_service_at_its_start(
     with service.recorder.store.transaction(commit=False) as c:
         c.execute("SELECT state FROM events WHERE position = ?", (position,))
         assert state == c.fetchone()[0]
-    service.recorder.store.close()
+    service.close()
