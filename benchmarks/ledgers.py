@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from eventsourcing.sqlite import SQLiteCursor
+
 from ledger.domain.events import (
     Author,
     Draft,
@@ -58,7 +60,7 @@ def fill(database: Path, events: int, *, suspended: int | None = None) -> Servic
     with service.recorder.transaction() as c:
         position, start = service.recorder.position, service.recorder.now()
         made = _suspensions(suspended) if suspended is not None else _year(events)
-        rows = []
+        rows: list[tuple[int, str, int, str, str, bytes]] = []
         for number, (event, version) in enumerate(made, start=position + 1):
             at = start + timedelta(microseconds=number - position)
             rows.append(
@@ -72,11 +74,19 @@ def fill(database: Path, events: int, *, suspended: int | None = None) -> Servic
                 )
             )
             if len(rows) == BATCH:
-                c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+                _append(service, c, rows)
                 rows = []
-        c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        _append(service, c, rows)
     rebuild(service.recorder, repair=True)
     return service
+
+
+def _append(
+    service: Service, c: SQLiteCursor, rows: list[tuple[int, str, int, str, str, bytes]]
+) -> None:
+    c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+    for row in rows:
+        service.log.append(c, *row)
 
 
 def _id(prefix: str) -> str:

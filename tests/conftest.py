@@ -16,6 +16,7 @@ from ledger.service.wiring import Finder
 from ledger.store.projection import Projection
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.tlog.log import LogRows
 from projections.access import AccessRows
 from projections.conduct import ConductRows
 from projections.operators import OperatorRows
@@ -54,6 +55,7 @@ def open_ledger(
     recorder = LedgerRecorder(
         store,
         clock=clock,
+        log=LogRows(),
         projections=(access, conduct, operators, TrailRows(), *projections),
         committed=committed,
     )

@@ -23,6 +23,7 @@ from ledger.service.settings import Settings
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.tlog.log import LogRows
 from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
 from projections.operators import Keyring, OperatorRows
@@ -84,6 +85,7 @@ class Service:
     clock: Callable[[], datetime]
     clock_us: Callable[[], int]
     recorder: LedgerRecorder
+    log: LogRows
     ledger: Ledger
     access: AccessRows
     conduct: ConductRows
@@ -161,7 +163,10 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
     store = LedgerDatastore(path)
     access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
-    recorder = LedgerRecorder(store, clock=clock, projections=(access, conduct, operators, trail))
+    log = LogRows()
+    recorder = LedgerRecorder(
+        store, clock=clock, log=log, projections=(access, conduct, operators, trail)
+    )
     recorder.create_table()
     ledger = Ledger(recorder, Finder(store, access, conduct, operators))
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
@@ -170,6 +175,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
         clock_us=wall_clock_us if clock is wall_clock else lambda: microseconds(clock()),
         recorder=recorder,
+        log=log,
         ledger=ledger,
         access=access,
         conduct=conduct,

@@ -1,4 +1,4 @@
-"""What a projection is: tables, and how one event changes them."""
+"""What is written with an event: a projection's rows, and the leaf of the transparency log."""
 
 from __future__ import annotations
 
@@ -24,3 +24,21 @@ class Projection(Protocol):
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
+
+
+class Log(Protocol):
+    """The transparency log, as the recorder sees it: a leaf for every event, in its transaction."""
+
+    DDL: ClassVar[Sequence[str]]
+
+    def append(
+        self,
+        c: Cursor,
+        position: int,
+        stream: str,
+        version: int,
+        type_: str,
+        recorded_at: str,
+        state: bytes,
+    ) -> None:
+        """Write the leaf of an event from its columns, exactly as they are stored."""

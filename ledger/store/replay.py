@@ -122,7 +122,7 @@ def _replay_all(
 def _replay_elsewhere(
     database: str, projections: Sequence[Projection], path: Path, total: int
 ) -> None:
-    recorder = LedgerRecorder(LedgerDatastore(database), clock=_no_clock)
+    recorder = LedgerRecorder(LedgerDatastore(database), clock=_no_clock, log=None)
     try:
         _replay(recorder.events(until=total), projections, path, total, lambda _done, _all: None)
     finally:

@@ -27,7 +27,7 @@ from ledger.domain.errors import StoreBusy, Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
 from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
-from ledger.store.projection import Projection
+from ledger.store.projection import Log, Projection
 
 SCHEMA_VERSION: Final = 1
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
@@ -214,6 +214,7 @@ class LedgerDatastore(SQLiteDatastore):
 class LedgerRecorder(SQLiteApplicationRecorder):
     """Appends events with dense positions; every projection applies them in the same transaction.
 
+    So does ``log`` write its leaf; only a recorder that appends nothing may do without.
     ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
     ``committed`` is called after each commit with what it recorded, in order.
     """
@@ -223,12 +224,14 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         datastore: LedgerDatastore,
         *,
         clock: Callable[[], datetime],
+        log: Log | None,
         projections: Sequence[Projection] = (),
         committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
     ) -> None:
         super().__init__(datastore, events_table_name="events")
         self.store = datastore
         self.clock = clock
+        self.log = log
         self.projections = projections
         self.committed = committed
         self.mapper = LedgerMapper()
@@ -252,8 +255,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 )
             for statement in DDL:
                 c.execute(statement)
-            for projection in self.projections:
-                for statement in projection.DDL:
+            for part in (*([self.log] if self.log else []), *self.projections):
+                for statement in part.DDL:
                     c.execute(statement)
             c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -317,23 +320,26 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         head = self._head[0]
         positions = list(range(head + 1, head + 1 + len(stored_events)))
         for position, stored in zip(positions, stored_events, strict=True):
+            row = (
+                position,
+                str(stored.originator_id),
+                stored.originator_version,
+                stored.topic,
+                format_instant(at),
+                stored.state,
+            )
             try:
                 c.execute(
                     "INSERT INTO events (position, stream, version, type, recorded_at, state) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        position,
-                        str(stored.originator_id),
-                        stored.originator_version,
-                        stored.topic,
-                        format_instant(at),
-                        stored.state,
-                    ),
+                    row,
                 )
             except sqlite3.IntegrityError as error:
                 raise IntegrityError(error) from error
             except sqlite3.OperationalError as error:
                 raise OperationalError(error) from error
+            if self.log is not None:
+                self.log.append(c, *row)
             if self.projections:
                 # Decoded from the bytes just written: a projection sees what a rebuild will.
                 recorded = self.mapper.to_domain_event(

@@ -1,6 +1,6 @@
 """The transparency log: how anyone can check that the record was never touched.
 
-Pure functions, no I/O and no clock. Read them in this order:
+Pure functions, no I/O and no clock, but for the module `log`. Read them in this order:
 
     merkle             the tree: hashes, inclusion and consistency proofs, verifying them
     note               signed notes: keys, signatures, cosignatures
@@ -9,6 +9,7 @@ Pure functions, no I/O and no clock. Read them in this order:
     tiles              how tree and entries are cut into files that never change
     proof              one entry's proof in one file, and the policy that it is judged by
     witness_protocol   what a log and its witnesses say to each other, and when a witness agrees
+    log                where the log is kept: rows that are written with the events
 
     LogError           everything here raises one of these
     ├── LogFormatError malformed: it is not what it says it is

@@ -238,7 +238,7 @@ def test_a_store_that_cannot_be_watched_makes_checks_unavailable(
 ) -> None:
     """A process that would not notice a suspension must not answer."""
     store = Unplugged(tmp_path / "ledger.db")
-    feed = Feed(LedgerRecorder(store, clock=service.clock), ())
+    feed = Feed(LedgerRecorder(store, clock=service.clock, log=service.log), ())
 
     feed.start(service.recorder.position)
 

@@ -19,6 +19,7 @@ from ledger.domain.errors import Unavailable
 from ledger.domain.events import Recorded
 from ledger.store.projection import Projection
 from ledger.store.sqlite import SCHEMA_VERSION, LedgerDatastore, LedgerRecorder
+from ledger.tlog.log import LogRows
 from tests.conftest import SetClock
 from tests.store.contract import Interrupted, Names, RecorderContract, enrolled, positions
 
@@ -37,6 +38,7 @@ def open_recorder(
     recorder = LedgerRecorder(
         LedgerDatastore(path, lock_timeout_s=lock_timeout_s),
         clock=clock,
+        log=LogRows(),
         projections=projections,
         committed=committed,
     )
