@@ -420,7 +420,10 @@ def evidence(folder: Path) -> list[Evidence]:
         ).fetchall()
     finally:
         state.close()
-    found = [Evidence(*row, vkeys=tuple(vkeys.split(" "))) for *row, vkeys in rows]
+    found = [
+        Evidence(id_, origin, kind, cosigned, offered, seen_at_s, tuple(vkeys.split(" ")))
+        for id_, origin, kind, cosigned, offered, seen_at_s, vkeys in rows
+    ]
     for each in found:
         _check_evidence(each)
     return found
