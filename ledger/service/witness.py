@@ -30,6 +30,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ledger.domain.errors import InvalidValue, Unavailable
+from ledger.service import keyfile
 from ledger.tlog.checkpoint import (
     Checkpoint,
     LogKey,
@@ -166,18 +167,11 @@ def make_witness(folder: Path, name: str) -> VerifierKey:
                 c.execute(statement)
             c.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
         # Last: a key without its state would be refused, a state without its key does no harm.
-        _write_key(folder / KEY_FILE, signer)
+        line = format_signer(signer) + "\n"
+        keyfile.replace_file(folder / KEY_FILE, line.encode(), keyfile.OWNER_ONLY)
     except OSError as error:
         raise Unavailable(f"{folder} cannot be written: {error.strerror}") from None
     return signer.verifier_key
-
-
-def _write_key(path: Path, signer: Signer) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(format_signer(signer) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_key(path: Path) -> Signer:

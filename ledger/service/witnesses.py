@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -179,27 +179,30 @@ class Witnesses:
         self._rows = rows
         self._watched = [_Watched(witness) for witness in policy.witnesses]
         self._target, self._round_began_s = 0, 0.0
-        self._loop = asyncio.new_event_loop()
         # One thread for the database: a wait for its write lock must not look like a late answer.
         self._database = ThreadPoolExecutor(1, "witness-rows")
         self._thread = threading.Thread(target=self._run, name="witnesses", daemon=True)
+        self._running = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to offer."""
-        self._thread.start()
+        """Begin to offer, if there is anybody to offer to."""
+        if self._watched:
+            self._thread.start()
+            self._running.wait()
 
     def stop(self) -> None:
         """Stop at once; an offer that is under way is made again at the next start."""
-        if self._thread.is_alive():
+        if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel)
             self._thread.join()
+            self._loop = None
         self._database.shutdown()
-        self._loop.close()
 
-    def offer(self, size: int) -> None:  # noqa: ARG002 - the newest is offered, whichever this was
+    def offer(self, _size: int) -> None:
         """Tell that a checkpoint was signed; called from any thread, and returns at once."""
-        if self._thread.is_alive():
+        if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake_all)
 
     def standings(self, c: Cursor) -> list[Standing]:
@@ -214,7 +217,7 @@ class Witnesses:
         return found
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._watch_all())
+        asyncio.run(self._watch_all())
 
     def _cancel(self) -> None:
         for task in self._tasks:
@@ -232,6 +235,8 @@ class Witnesses:
             headers={"Accept-Encoding": "identity"},
         ) as http:
             self._tasks = [asyncio.create_task(self._watch(http, each)) for each in self._watched]
+            self._loop = asyncio.get_running_loop()
+            self._running.set()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _watch(self, http: httpx.AsyncClient, each: _Watched) -> None:
@@ -252,7 +257,6 @@ class Witnesses:
                     if each.detail is not None:
                         log.warning("the witness %s cosigns again", each.witness.name)
                     each.state, each.detail = "cosigning", None
-                    continue  # there may be a newer one by now
             await self._pause(each)
 
     async def _pause(self, each: _Watched) -> None:
@@ -279,18 +283,18 @@ class Witnesses:
             )
         each.state, each.detail = error.state, error.detail
 
-    async def _offer_what_it_lacks(self, http: httpx.AsyncClient, each: _Watched) -> bool:
-        """Offer the checkpoint of this round; return whether a cosignature came of it."""
+    async def _offer_what_it_lacks(self, http: httpx.AsyncClient, each: _Watched) -> int:
+        """Offer the checkpoint of this round, unless it is cosigned; return what size then is."""
         size, cosigned = await self._in_database(lambda c: self._next_for(c, each))
         if size <= cosigned:
-            return False
+            return cosigned
         old = cosigned if each.latest_size is None else each.latest_size
         for _ in range(ATTEMPTS_MAX):
-            request = await self._in_database(lambda c, o=old, s=size: self._request(c, o, s))
+            request = await self._in_database(partial(self._request, old=old, size=size))
             status, content_type, answer = await self._post(http, each.witness, request)
             if status == httpx.codes.OK:
                 await self._keep(each, request, answer)
-                return True
+                return size
             if status != STALE:
                 raise _refused(status)
             latest = _latest_size(content_type, answer)
@@ -321,7 +325,7 @@ class Witnesses:
             self._target, self._round_began_s = newest, now
         return self._target, self._rows.cosigned_size(c, each.witness.key.name)
 
-    def _request(self, c: Cursor, old: int, size: int) -> AddCheckpoint:
+    def _request(self, c: Cursor, *, old: int, size: int) -> AddCheckpoint:
         note = self._rows.checkpoint_at(c, size)
         assert note is not None, f"no checkpoint of size {size} is kept"
         proof = consistency_proof(old, size, self._rows.hash_reader(c, size))
@@ -371,7 +375,7 @@ class Witnesses:
             with self._store.transaction(commit=True) as c:
                 self._rows.add_cosignature(c, size, key.name, line)
 
-        await self._loop.run_in_executor(self._database, keep)
+        await asyncio.get_running_loop().run_in_executor(self._database, keep)
         each.latest_size = None
         # It may have met the quorum, and then the next round begins, for those that wait as well.
         self._wake_all()
@@ -381,7 +385,7 @@ class Witnesses:
             with self._store.transaction(commit=False) as c:
                 return read(c)
 
-        return await self._loop.run_in_executor(self._database, run)
+        return await asyncio.get_running_loop().run_in_executor(self._database, run)
 
 
 def _refused(status: int) -> _Failed:
@@ -400,9 +404,10 @@ def _refused(status: int) -> _Failed:
 
 
 def _latest_size(content_type: str, answer: bytes) -> int:
+    without = _Failed("failing", "it answers 409 without a size")
+    if content_type.partition(";")[0].strip() != SIZE_CONTENT_TYPE:
+        raise without
     try:
-        if content_type.partition(";")[0].strip() != SIZE_CONTENT_TYPE:
-            raise LogFormatError("no size")
         return parse_latest_size(answer)
     except LogFormatError:
-        raise _Failed("failing", "it answers 409 without a size") from None
+        raise without from None
