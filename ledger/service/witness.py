@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -162,7 +162,7 @@ def make_witness(folder: Path, name: str) -> VerifierKey:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / STATE_FILE).touch(mode=0o600, exist_ok=False)
-        with _transaction(_connect(folder / STATE_FILE)) as c:
+        with closing(_connect(folder / STATE_FILE)) as state, _transaction(state) as c:
             for statement in _STATE:
                 c.execute(statement)
             c.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
@@ -202,8 +202,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=STATE_LOCK_TIMEOUT_S,
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is answered
+    # One file, with no log of writes beside it that could be lost alone; and a commit is on disk,
+    # with the end of its journal, before it is answered.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = EXTRA")
     return connection
 
 
@@ -407,13 +409,10 @@ def _kind_of(cosigned: Checkpoint, offered: Checkpoint, status: int) -> str | No
 
 def evidence(folder: Path) -> list[Evidence]:
     """Return what a witness kept, oldest first; each checked anew, as anybody can check it."""
-    state = _open_state(folder)
-    try:
+    with closing(_open_state(folder)) as state:
         rows = state.execute(
             "SELECT id, origin, kind, cosigned, offered, seen_at_s, vkeys FROM evidence ORDER BY id"
         ).fetchall()
-    finally:
-        state.close()
     found = [
         Evidence(id_, origin, kind, cosigned, offered, seen_at_s, tuple(vkeys.split(" ")))
         for id_, origin, kind, cosigned, offered, seen_at_s, vkeys in rows
