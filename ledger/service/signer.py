@@ -95,8 +95,10 @@ class Signer:
         self._known_keys: dict[str, Key] = {}
         self.state: State = "checking"
         self.doubt: str | None = None
-        self.size = 0
-        self.checkpoint: bytes | None = None
+        self.published: tuple[int, bytes | None] = (0, None)
+        """Size and note of the checkpoint that others may see, with the cosignatures it has."""
+        self.to_publish: Callable[[Cursor], tuple[int, bytes | None]] = self._newest_signed
+        """Chooses it; the newest, unless witnesses must have seen it first."""
         self.on_checkpoint: list[Callable[[int], None]] = []
         """Called, in the signing thread, with the size of each checkpoint that this process signed,
 
@@ -140,10 +142,15 @@ class Signer:
         if self.doubt is not None:
             raise LogNotVerified(self.doubt)
 
+    @property
+    def checkpoint(self) -> bytes | None:
+        """The newest checkpoint, with the cosignatures that it has; ``None`` before the first."""
+        return self.published[1]
+
     def wait_for(self, size: int, timeout_s: float) -> bool:
         """Tell whether a checkpoint of this size or a larger one was published in time."""
         with self._news:
-            return self._news.wait_for(lambda: self.size >= size, timeout_s)
+            return self._news.wait_for(lambda: self.published[0] >= size, timeout_s)
 
     def _sign_until_stopped(self) -> None:
         seen, stopping, first = -1, False, True
@@ -195,9 +202,9 @@ class Signer:
             signed = self._sign(seen)
         with self._store.transaction(commit=False) as c:
             newest, head = self._rows.newest_size(c), self._head(c)
-            note = self._rows.checkpoint_at(c, newest)
+            published = self.to_publish(c)
         with self._news:
-            self.size, self.checkpoint = newest, note
+            self.published = published
             self._news.notify_all()
         if newest and (signed or first):
             for call in self.on_checkpoint:
@@ -206,6 +213,10 @@ class Signer:
                 except Exception:
                     log.exception("telling of checkpoint %d failed", newest)
         return head > newest
+
+    def _newest_signed(self, c: Cursor) -> tuple[int, bytes | None]:
+        size = self._rows.newest_size(c)
+        return size, self._rows.checkpoint_at(c, size)
 
     def _sign(self, seen: _Seen) -> bool:
         """Sign a tree, unless another process was quicker; return whether it was signed."""

@@ -219,6 +219,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     if settings.witness_policy is not None:
         policy = read_witness_policy(settings.witness_policy)
     witnesses = Witnesses(policy, store, log)
+    signer.to_publish = witnesses.publication.newest
     signer.on_checkpoint.append(witnesses.offer)
     return Service(
         settings=settings,

@@ -111,26 +111,19 @@ class Publication:
         self._size = 0
         self._looked_back = False
 
-    def checkpoint(self, c: Cursor) -> bytes | None:
-        """Return that checkpoint with its cosignatures; None when none met the quorum yet."""
+    def newest(self, c: Cursor) -> tuple[int, bytes | None]:
+        """Return its size and its note with the cosignatures; 0 and None while there is none."""
         if self._policy.quorum is None:
-            return self._rows.newest_checkpoint(c)
-        size = self.size(c)
-        return self._rows.checkpoint_at(c, size) if size else None
-
-    def size(self, c: Cursor) -> int:
-        """Return the size of that checkpoint; 0 when none met the quorum yet."""
-        if self._policy.quorum is None:
-            return self._rows.newest_size(c)
-        # The first look goes back to the last quorum there was, however long ago that is.
-        for size in self._rows.cosigned_sizes(
-            c, after=self._size, limit=LOOK_BACK if self._looked_back else -1
-        ):
-            if self.is_met_at(c, size):
-                self._size = size
-                break
-        self._looked_back = True
-        return self._size
+            self._size = self._rows.newest_size(c)
+        else:
+            # The first look goes back to the last quorum there was, however long ago that is.
+            limit = LOOK_BACK if self._looked_back else -1
+            for size in self._rows.cosigned_sizes(c, after=self._size, limit=limit):
+                if self.is_met_at(c, size):
+                    self._size = size
+                    break
+            self._looked_back = True
+        return self._size, self._rows.checkpoint_at(c, self._size)
 
     def is_met_at(self, c: Cursor, size: int) -> bool:
         """Tell whether the checkpoint of a size has the cosignatures that the quorum asks for."""
