@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         default=True,
         description="Answer ordinary checks inside the HTTP parser; false leaves all to uvicorn.",
     )
+    witness_policy: Path | None = Field(
+        default=None,
+        description="A policy file (C2SP tlog-policy) that names our witnesses and their quorum.",
+    )
 
     @field_validator("database_url")
     @classmethod

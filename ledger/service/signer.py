@@ -96,7 +96,9 @@ class Signer:
         self.state: State = "checking"
         self.doubt: str | None = None
         self.published: tuple[int, bytes | None] = (0, None)
-        """Size and note of the newest checkpoint, with the cosignatures that it has."""
+        """Size and note of the checkpoint that others may see, with the cosignatures it has."""
+        self.to_publish: Callable[[Cursor], tuple[int, bytes | None]] = self._newest_signed
+        """Chooses it; the newest, unless witnesses must have seen it first."""
         self.on_checkpoint: list[Callable[[int], None]] = []
         """Called, in the signing thread, with the size of each checkpoint that this process signed,
 
@@ -197,9 +199,9 @@ class Signer:
             signed = self._sign(seen)
         with self._store.transaction(commit=False) as c:
             newest, head = self._rows.newest_size(c), self._head(c)
-            note = self._rows.checkpoint_at(c, newest)
+            published = self.to_publish(c)
         with self._news:
-            self.published = newest, note
+            self.published = published
             self._news.notify_all()
         if newest and (signed or first):
             for call in self.on_checkpoint:
@@ -208,6 +210,10 @@ class Signer:
                 except Exception:
                     log.exception("telling of checkpoint %d failed", newest)
         return head > newest
+
+    def _newest_signed(self, c: Cursor) -> tuple[int, bytes | None]:
+        size = self._rows.newest_size(c)
+        return size, self._rows.checkpoint_at(c, size)
 
     def _sign(self, seen: _Seen) -> bool:
         """Sign a tree, unless another process was quicker; return whether it was signed."""

@@ -24,11 +24,13 @@ from ledger.service.limiter import Limiter
 from ledger.service.settings import Settings
 from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
+from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
 from ledger.tlog.note import format_vkey
+from ledger.tlog.policy_file import PolicyFile
 from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
@@ -125,6 +127,7 @@ class Service:
     writer: Writer
     ticker: Ticker
     signer: Signer
+    witnesses: Witnesses
     limiter: Limiter | None
     decision_log: DecisionLog | None
 
@@ -208,6 +211,7 @@ class Service:
                 len(lost),
             )
         self.feed.start(position)
+        self.witnesses.start()
         self.signer.start()
         self.writer.start()
         self.ticker.start()
@@ -219,6 +223,7 @@ class Service:
         self.ticker.stop()
         self.writer.stop()
         self.signer.stop()
+        self.witnesses.stop()
         self.feed.stop()
         if self.decision_log is not None:
             self.decision_log.stop()
@@ -268,6 +273,12 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
     )
     recorder.admit = signer.require_verified
+    policy = PolicyFile()
+    if settings.witness_policy is not None:
+        policy = read_witness_policy(settings.witness_policy)
+    witnesses = Witnesses(policy, store, log)
+    signer.to_publish = witnesses.publication.newest
+    signer.on_checkpoint.append(witnesses.offer)
     return Service(
         settings=settings,
         clock=clock,
@@ -286,6 +297,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,
+        witnesses=witnesses,
         limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
         decision_log=(
             DecisionLog(settings.decision_log, sample=settings.decision_log_sample)

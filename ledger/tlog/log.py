@@ -84,6 +84,8 @@ class LogRows:
             PRIMARY KEY (size, witness)
         ) STRICT, WITHOUT ROWID""",
         *_append_only("log_cosignatures", "size = NEW.size AND witness = NEW.witness"),
+        """CREATE INDEX IF NOT EXISTS log_cosignatures_by_witness
+            ON log_cosignatures (witness, size)""",
     )
 
     # --- the tree ---------------------------------------------------------------------------------
@@ -165,6 +167,23 @@ class LogRows:
             "(SELECT 1 FROM log_cosignatures WHERE size = ? AND witness = ?)",
             (size, witness, line, size, witness),
         )
+
+    def cosigned_size(self, c: Cursor, witness: str) -> int:
+        """Return the largest size that a witness has cosigned; 0 when it has none."""
+        c.execute("SELECT max(size) FROM log_cosignatures WHERE witness = ?", (witness,))
+        row = c.fetchone()
+        return (row and row[0]) or 0
+
+    def cosigned_sizes(self, c: Cursor, *, after: int, limit: int) -> list[int]:
+        """Return the sizes above one that any witness has cosigned, largest first.
+
+        At most `limit` of them; all for -1.
+        """
+        c.execute(
+            "SELECT DISTINCT size FROM log_cosignatures WHERE size > ? ORDER BY size DESC LIMIT ?",
+            (after, limit),
+        )
+        return [row[0] for row in c.fetchall()]
 
     def newest_size(self, c: Cursor) -> int:
         """Return the size of the newest checkpoint; 0 when nothing was signed."""

@@ -13,6 +13,7 @@ from ledger.domain.values import from_microseconds
 from ledger.service.http.problems import NotAllowed, NotAuthenticated, TooManyRequests, responses
 from ledger.service.http.route import answer, router, service_of
 from ledger.service.http.shapes import BEHIND_THE_GATE
+from ledger.service.witnesses import State
 
 routes = router("health")
 KEY_PROBLEMS = (NotAuthenticated, NotAllowed, TooManyRequests)
@@ -22,6 +23,16 @@ class Alive(BaseModel):
     """The process answers."""
 
     status: Literal["alive"]
+
+
+class WitnessStanding(BaseModel):
+    """How one of our witnesses stands."""
+
+    name: str = Field(description="Its name in our policy file.")
+    state: State = Field(description="Whether it cosigns; if not, what it does instead.")
+    detail: str | None = Field(description="What is wrong; null when nothing is.")
+    cosigned_size: int = Field(description="The largest of our checkpoints that it cosigned.")
+    behind: int = Field(description="How many events our newest checkpoint has more.")
 
 
 class Ready(BaseModel):
@@ -37,10 +48,11 @@ class Ready(BaseModel):
     log: Literal["checking", "verified"] = Field(
         description="Whether this process has recomputed the whole transparency log yet."
     )
-    checkpoint: int = Field(description="How many events the newest signed checkpoint covers.")
+    checkpoint: int = Field(description="How many events the newest published checkpoint covers.")
     decisions_dropped: int = Field(
         description="Decisions that the decision log had no room for since this process started."
     )
+    witnesses: list[WitnessStanding] = Field(description="Who else watches our checkpoints.")
 
 
 def _answers(model: type[BaseModel], *errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
@@ -69,7 +81,7 @@ def readyz(request: Request) -> Response:
     service = service_of(request)
     service.feed.require_current()
     service.signer.require_verified()
-    with service.reading() as (_, head):
+    with service.reading() as (c, head):
         behind_s = (from_microseconds(service.index.recorded_at) - service.clock()).total_seconds()
         body = {
             "status": "ready",
@@ -80,5 +92,6 @@ def readyz(request: Request) -> Response:
             "log": service.signer.state,
             "checkpoint": service.signer.published[0],
             "decisions_dropped": service.decision_log.dropped if service.decision_log else 0,
+            "witnesses": service.witnesses.standings(c),
         }
     return answer(body, position=service.feed.position)

@@ -80,11 +80,14 @@ Size = Annotated[
 
 
 def _published(service: Service) -> tuple[int, bytes]:
-    """Return size and note of the newest checkpoint; raises ``Behind`` when there is none."""
+    """Return size and note of the published checkpoint; raises ``Behind`` when there is none."""
     size, note = service.signer.published
     if note is None:
         service.signer.require_verified()
-        raise Behind("no checkpoint is signed yet; one is within seconds of the first event")
+        raise Behind(
+            "no checkpoint is published yet; one is within seconds of the first event, once it has "
+            "the cosignatures that the quorum asks for"
+        )
     return size, note
 
 
