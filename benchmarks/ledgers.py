@@ -54,7 +54,7 @@ def fill(database: Path, events: int, *, suspended: int | None = None) -> Servic
     """
     service = build(Settings(database_url=f"sqlite:///{database}"))
     if not service.recorder.position:
-        service.ledger.open("benchmark.ledger")
+        service.open()
     members = tuple(Resource(type="model", id=id_) for id_ in ("atlas-3", "cipher-2"))
     service.ledger.define_group("frontier", resources=members, by=AUTHOR)
     with service.recorder.transaction() as c:

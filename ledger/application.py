@@ -35,6 +35,8 @@ from ledger.domain.events import (
     Event,
     GroupDefined,
     LedgerOpened,
+    LedgerRecovered,
+    LogKeyRotated,
     Recorded,
     ResourceListed,
 )
@@ -57,6 +59,8 @@ from ledger.domain.values import (
 )
 from ledger.store.codec import Placed
 from ledger.store.sqlite import LedgerRecorder
+from ledger.tlog.checkpoint import LogKey
+from ledger.tlog.note import VerifierKey, parse_vkey
 
 FOLDED_STREAMS_MAX: Final = 10_000  # folded records kept for the next decision: some tens of MB
 KEY_PREFIX: Final = "clk_"  # lets secret scanners find a leaked key
@@ -445,15 +449,31 @@ class Ledger:
 
     # --- operators and the ledger itself ----------------------------------------------------------
 
-    def open(self, origin: str) -> Done:
-        """Begin the ledger: its first fact. Raises ``InvalidValue`` when it has begun."""
+    def open(self, origin: str, *, log_key: str) -> Done:
+        """Begin the ledger: its first fact. Raises ``InvalidValue`` when it has begun.
+
+        ``log_key`` is the public key of its transparency log.
+        """
 
         def decide(_: datetime) -> Event:
             if self.recorder.position:
                 raise InvalidValue("this database holds a ledger already")
-            return LedgerOpened(origin=origin)
+            return LedgerOpened(origin=origin, log_key=log_key)
 
         return self._decide(decide, by=SYSTEM_AUTHOR, once=None)
+
+    def rotate_log_key(self, log_key: str) -> Done:
+        """Let another key sign the log, from the tree that holds this fact on."""
+        return self._decide(lambda _: LogKeyRotated(log_key=log_key), by=SYSTEM_AUTHOR, once=None)
+
+    def record_recovery(
+        self, *, lost_from: int, checkpoint_size: int, checkpoint_root: str
+    ) -> Done:
+        """Say that events which a checkpoint commits to are lost."""
+        event = LedgerRecovered(
+            lost_from=lost_from, checkpoint_size=checkpoint_size, checkpoint_root=checkpoint_root
+        )
+        return self._decide(lambda _: event, by=SYSTEM_AUTHOR, once=None)
 
     def enroll(self, operator: str, *, role: Role, by: Author, once: Once | None = None) -> Done:
         """Let an operator act in a role, or change its role."""
@@ -527,6 +547,19 @@ class Ledger:
             for recorded in self.recorder.streams("group", until=until):
                 catalogue.evolve(recorded)
             return Known(until, records, catalogue)
+
+    def log_keys(self) -> tuple[LogKey, ...]:
+        """Return the keys of the transparency log, oldest first, with the sizes they may sign."""
+        named: list[tuple[int, VerifierKey]] = [
+            (recorded.position, parse_vkey(recorded.event.log_key))
+            for recorded in self.recorder.stream("ledger")
+            if isinstance(recorded.event, LedgerOpened | LogKeyRotated)
+        ]
+        ends: list[int | None] = [position - 1 for position, _ in named[1:]]
+        return tuple(
+            LogKey(key, position, last)
+            for (position, key), last in zip(named, [*ends, None], strict=False)
+        )
 
     def policies(self, *, position: int | None = None) -> list[Policy]:
         """Return every policy with its versions, by id, as known at a position."""

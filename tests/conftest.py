@@ -22,6 +22,7 @@ from projections.conduct import ConductRows
 from projections.operators import OperatorRows
 from projections.trail import TrailRows
 
+LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 

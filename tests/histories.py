@@ -339,7 +339,7 @@ def founded(folder: Path, clock: SetClock, *, unknown: UnknownSubjects = "allow"
     service = build(Settings(database_url=url, unknown_subject=unknown), clock=clock)
     ledger = service.ledger
     with ledger.together():
-        ledger.open("test.ledger")
+        service.open()
         for role in Role:
             ledger.enroll(f"the-{role}", role=role, by=SYSTEM_AUTHOR)
             ledger.issue_key(f"the-{role}", by=SYSTEM_AUTHOR)

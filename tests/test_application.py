@@ -73,7 +73,7 @@ from ledger.domain.values import (
     Scope,
     Subject,
 )
-from tests.conftest import T0, SetClock, check_store, open_ledger
+from tests.conftest import LOG_KEY, T0, SetClock, check_store, open_ledger
 from tests.store.failing import DISK_FAULTS, FailingStore, dump
 
 JO, SAM = Author("jo"), Author("sam")
@@ -93,7 +93,7 @@ ONCE = Once("key-1", "fingerprint-1")
 @pytest.fixture
 def founded(ledger: Ledger) -> Ledger:
     """A ledger with a policy and a group."""
-    ledger.open("test.ledger")
+    ledger.open("test.ledger", log_key=LOG_KEY)
     ledger.publish("aup", title="Acceptable use", clauses=[FRAUD], effective_at=T0, by=JO)
     ledger.define_group("frontier", resources=(M1,), by=JO)
     return ledger
@@ -284,14 +284,14 @@ def test_one_of_two_commands_at_the_same_time_is_recorded(
 
 def test_a_ledger_begins_once(ledger: Ledger) -> None:
     """The first fact is that it was opened, by the ledger itself."""
-    done = ledger.open("test.ledger")
+    done = ledger.open("test.ledger", log_key=LOG_KEY)
 
     assert (1, "ledger.opened", SYSTEM_AUTHOR) == (
         done.recorded.position,
         done.recorded.type,
         done.recorded.author,
     )
-    refused(ledger, InvalidValue, lambda: ledger.open("another"))
+    refused(ledger, InvalidValue, lambda: ledger.open("another", log_key=LOG_KEY))
 
 
 def test_a_fact_names_who_acted_and_when(founded: Ledger, clock: SetClock) -> None:
@@ -1242,7 +1242,7 @@ def player(path: Path) -> tuple[Player, FailingStore]:
     """Return a player on a new ledger with a policy and a group."""
     clock, store = SetClock(), FailingStore(path)
     ledger = open_ledger(path, clock, store=store)
-    ledger.open("test.ledger")
+    ledger.open("test.ledger", log_key=LOG_KEY)
     ledger.publish("aup", title="Acceptable use", clauses=[FRAUD], by=JO)
     ledger.define_group("frontier", resources=(M1,), by=JO)
     played = Player(ledger, clock)

@@ -39,7 +39,8 @@ Nothing here knows HTTP; ``ledger/service/http/problems.py`` maps the kinds to s
     ├── Unavailable                 unavailable: not now, try again                 (503)
     │   ├── Behind                  behind
     │   ├── StoreBusy               store_busy
-    │   └── UnknownFact             unknown_fact: the store holds facts of a newer version
+    │   ├── UnknownFact             unknown_fact: the store holds facts of a newer version
+    │   └── LogNotVerified          log_not_verified: the log does not fit what was signed
     └── TamperDetected              tamper_detected: the record does not add up     (500)
 """
 
@@ -352,6 +353,17 @@ class UnknownFact(Unavailable):
     code = "unknown_fact"
     title = "The store holds facts of a newer version"
     hint = "Upgrade this program to the version that wrote the ledger."
+
+
+class LogNotVerified(Unavailable):
+    """The transparency log does not fit what was signed of it; the detail says what and where.
+
+    Nothing is recorded until a person has looked: what was recorded now would cover up the trace.
+    """
+
+    code = "log_not_verified"
+    title = "The transparency log is in doubt"
+    hint = "The operator of the ledger must act: GET /readyz says what is wrong and what to do."
 
 
 class TamperDetected(LedgerError):

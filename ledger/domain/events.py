@@ -31,6 +31,7 @@ from ledger.domain.values import (
     FreeText,
     Identifier,
     Instant,
+    LogKeyText,
     Name,
     Properties,
     Reason,
@@ -441,6 +442,9 @@ class LedgerOpened(Event):
 
     TYPE = "ledger.opened"
     origin: Title = Field(description="The name by which this ledger is known to others.")
+    log_key: LogKeyText = Field(
+        description="The public key that signs its transparency log, as a C2SP verifier key."
+    )
 
     @property
     def stream(self) -> str:
@@ -452,6 +456,45 @@ class LedgerOpened(Event):
 
     def sentence(self) -> str:
         return f"opened the ledger {self.origin}"
+
+
+class LedgerFact(Event):
+    """What happens to the ledger as a whole."""
+
+    @property
+    def stream(self) -> str:
+        return "ledger"
+
+    @property
+    def about(self) -> str | None:
+        return None
+
+
+class LogKeyRotated(LedgerFact):
+    """Another key signs the transparency log, from the tree that holds this event on."""
+
+    TYPE = "log.key_rotated"
+    log_key: LogKeyText = Field(description="The new public key, as a C2SP verifier key.")
+
+    def sentence(self) -> str:
+        return f"gave the log the new key {'+'.join(self.log_key.split('+')[:2])}"
+
+
+class LedgerRecovered(LedgerFact):
+    """The ledger goes on without events that a signed checkpoint commits to: they are lost."""
+
+    TYPE = "ledger.recovered"
+    lost_from: int = Field(ge=1, description="The first position whose event was lost.")
+    checkpoint_size: int = Field(
+        ge=1, description="How many events the checkpoint covers; the last lost position."
+    )
+    checkpoint_root: Sha256 = Field(description="The root of the checkpoint's tree.")
+
+    def sentence(self) -> str:
+        return (
+            f"recovered the ledger without events {self.lost_from} to {self.checkpoint_size}, "
+            "which a signed checkpoint commits to and which are lost"
+        )
 
 
 EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
@@ -475,6 +518,8 @@ EVENT_TYPES: Final[dict[tuple[str, int], type[Event]]] = {
         OperatorKeyIssued,
         OperatorKeyRevoked,
         LedgerOpened,
+        LedgerRecovered,
+        LogKeyRotated,
     )
 }
 """The closed registry of facts, by type and schema version. What is not here is never imported."""

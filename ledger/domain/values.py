@@ -210,6 +210,13 @@ _SCALAR_SCHEMA: Final[dict[str, Any]] = {
 Scalar = Annotated[object, PlainValidator(scalar), WithJsonSchema(_SCALAR_SCHEMA)]
 """What a property or a condition may hold: a text, a number or a truth value."""
 
+LogKeyText = Annotated[
+    str,
+    StringConstraints(
+        strict=True, max_length=400, pattern=r"^[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/]+={0,2}$"
+    ),
+]
+"""A public key of the transparency log, as C2SP signed-note writes it: name, key id, key."""
 Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``compliance-ledger init | serve | demo | rebuild | keys``.
+"""The command line: ``compliance-ledger init | serve | demo | rebuild | recover | keys``.
 
 Exit codes: 0 done; 1 the ledger refused or something differs; 2 the command line is wrong.
 """
@@ -26,6 +26,7 @@ from rich.table import Table
 from ledger.domain.errors import InvalidValue, LedgerError, NotFound, Unavailable
 from ledger.domain.values import Role, format_instant, parse_instant
 from ledger.service.settings import Settings
+from ledger.tlog.note import format_vkey
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -105,6 +106,7 @@ def _existing(settings: Settings) -> Iterator[Service]:
         raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
     service = build(settings)
     try:
+        service.signer.check()  # in doubt, reading goes on and writing is refused
         if not service.recorder.position:
             raise InvalidValue(f"{path} holds no ledger; run compliance-ledger init first")
         yield service
@@ -128,35 +130,38 @@ def _print_table(table: Table) -> None:
 def init(as_json: AsJson = False) -> None:
     """Make the database, open the ledger, and print the first admin key, once."""
     settings = _settings()
-    key = _open_ledger(settings)
+    key, log_key = _open_ledger(settings)
     if as_json:
         _print_json(
             {
                 "database": str(settings.database_path.absolute()),
                 "origin": settings.origin,
                 "admin_key": key,
+                "log_key": log_key,
             }
         )
         return
     out.print(f"Opened the ledger {settings.origin} in {settings.database_path.absolute()}.")
     out.print(f"The admin key, shown only now: {key}", markup=False)
+    out.print(f"The public key of its log, for those who verify: {log_key}", markup=False)
+    out.print(f"The private key is in {settings.log_key_path}; keep a copy elsewhere.")
     out.print("Next: compliance-ledger serve")
 
 
-def _open_ledger(settings: Settings) -> str:
+def _open_ledger(settings: Settings) -> tuple[str, str]:
     from ledger.application import SYSTEM_AUTHOR
     from ledger.service.wiring import build
 
     service = build(settings)
     try:
         with service.ledger.together():
-            service.ledger.open(settings.origin)
+            log_key = service.open()
             service.ledger.enroll(FIRST_OPERATOR, role=Role.ADMIN, by=SYSTEM_AUTHOR)
             done = service.ledger.issue_key(FIRST_OPERATOR, label="the first key", by=SYSTEM_AUTHOR)
     finally:
         service.recorder.store.close()
     assert done.secret is not None
-    return done.secret
+    return done.secret, log_key
 
 
 @app.command()
@@ -320,6 +325,50 @@ def rebuild(
         raise typer.Exit(1)
 
 
+# --- recover --------------------------------------------------------------------------------------
+
+
+@app.command()
+def recover(
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Say that nobody has the lost events any more."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on after events were lost that a signed checkpoint commits to.
+
+    Checks what is there, records what is missing, and gives the log a new key.
+    """
+    from ledger.service.wiring import build
+
+    settings = _settings()
+    if not accept_loss:
+        raise InvalidValue(
+            "recovering gives up events for good; put the newest copy of the database back if "
+            "there is one, and say --accept-loss if there is none"
+        )
+    if not settings.database_path.exists():
+        raise InvalidValue(f"{settings.database_path} does not exist")
+    service = build(settings)
+    try:
+        recorded = service.signer.recover()
+        log_key = format_vkey(service.ledger.log_keys()[-1].key)
+    finally:
+        service.recorder.store.close()
+    if as_json:
+        _print_json(
+            {
+                "position": recorded.position,
+                "log_key": log_key,
+                **recorded.event.model_dump(),
+            }
+        )
+        return
+    out.print(recorded.sentence, markup=False)
+    out.print(f"The new public key of the log: {log_key}", markup=False)
+
+
 # --- wrongful -------------------------------------------------------------------------------------
 
 
@@ -442,3 +491,14 @@ def revoke_key(
         _print_json({"id": key, "position": done.recorded.position})
     else:
         out.print(f"Revoked {key}.", markup=False)
+
+
+@keys.command("rotate-log")
+def rotate_log_key(as_json: AsJson = False) -> None:
+    """Give the log a new signing key; what the old one signed stays verifiable."""
+    with _existing(_settings()) as service:
+        key = service.rotate_log_key()
+    if as_json:
+        _print_json({"log_key": key})
+    else:
+        out.print(f"The new public key of the log, for those who verify: {key}", markup=False)

@@ -37,7 +37,16 @@ class Settings(BaseSettings):
         default="ledger.localhost",
         min_length=1,
         max_length=200,
+        pattern=r"^[^\s+\x00-\x1f]+$",
         description="The name by which others know this ledger; set once, by init.",
+    )
+    log_key_file: Path | None = Field(
+        default=None,
+        description="The file of the log's private keys; beside the database when unset.",
+    )
+    checkpoint_file: Path | None = Field(
+        default=None,
+        description="The file of the newest signed checkpoint; beside the database when unset.",
     )
     unknown_subject: UnknownSubjects = Field(
         default="allow",
@@ -78,6 +87,16 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The SQLite file."""
         return sqlite_path(self.database_url)
+
+    @property
+    def log_key_path(self) -> Path:
+        """The file of the log's private keys."""
+        return self.log_key_file or self.database_path.with_suffix(".log-key")
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file of the newest checkpoint, which vouches for the database from outside it."""
+        return self.checkpoint_file or self.database_path.with_suffix(".checkpoint")
 
     @classmethod
     def settings_customise_sources(

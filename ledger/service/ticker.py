@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from ledger.application import Ledger
+from ledger.domain.errors import LogNotVerified
 from ledger.store.sqlite import LedgerRecorder
 from projections.access import AccessRows
 
@@ -67,6 +68,8 @@ class Ticker:
         while not self._stop.wait(TICK_INTERVAL_S):
             try:
                 self.tick()
+            except LogNotVerified:
+                pass  # it was said when the doubt arose; the terms are recorded when it is gone
             except Exception:
                 # Access does not depend on it: the next tick tries again, and says so again.
                 log.exception("recording served terms failed")

@@ -14,16 +14,19 @@ from datetime import UTC, datetime
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
-from ledger.domain.errors import NotFound, Unavailable
+from ledger.domain.errors import InvalidValue, NotFound, Unavailable
 from ledger.domain.values import Subject, from_microseconds, microseconds
+from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import Feed
 from ledger.service.limiter import Limiter
 from ledger.service.settings import Settings
+from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.writer import Writer
 from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
 from ledger.tlog.log import LogRows
+from ledger.tlog.note import format_vkey
 from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
 from projections.operators import Keyring, OperatorRows
@@ -96,6 +99,7 @@ class Service:
     feed: Feed
     writer: Writer
     ticker: Ticker
+    signer: Signer
     limiter: Limiter | None
     decision_log: DecisionLog | None
 
@@ -112,6 +116,32 @@ class Service:
         """Yield a cursor on one snapshot of the store, and the position of that snapshot."""
         with self.recorder.store.transaction(commit=False) as cursor:
             yield cursor, self.recorder.position
+
+    def open(self) -> str:
+        """Make the log's key and open the ledger; returns the public key.
+
+        Raises ``InvalidValue`` when there is a ledger, or a checkpoint of one, already.
+        """
+        settings = self.settings
+        if settings.checkpoint_path.exists():
+            raise InvalidValue(
+                f"{settings.checkpoint_path} is the checkpoint of another ledger; put its database "
+                "back, or move the file away when that ledger is given up"
+            )
+        with self.ledger.together():
+            if self.recorder.position:
+                raise InvalidValue("this database holds a ledger already")
+            key = format_vkey(keyfile.add(settings.log_key_path, settings.origin).verifier_key)
+            self.ledger.open(settings.origin, log_key=key)
+        return key
+
+    def rotate_log_key(self) -> str:
+        """Make a new key of the log and let it sign from here on; returns the public key."""
+        self.signer.require_verified()
+        origin = self.ledger.log_keys()[-1].key.name
+        key = format_vkey(keyfile.add(self.settings.log_key_path, origin).verifier_key)
+        self.ledger.rotate_log_key(key)
+        return key
 
     def load(self) -> int:
         """Load what is in memory from the rows; returns the position they are those of.
@@ -134,8 +164,9 @@ class Service:
             return int(row[0])
 
     def start(self) -> None:
-        """Load what is in memory, then follow, write and tick."""
+        """Load what is in memory, check the log, then follow, sign, write and tick."""
         self.feed.start(self.load())
+        self.signer.start()
         self.writer.start()
         self.ticker.start()
         if self.decision_log is not None:
@@ -145,6 +176,7 @@ class Service:
         """Finish what is under way and let go of the store."""
         self.ticker.stop()
         self.writer.stop()
+        self.signer.stop()
         self.feed.stop()
         if self.decision_log is not None:
             self.decision_log.stop()
@@ -170,6 +202,14 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     recorder.create_table()
     ledger = Ledger(recorder, Finder(store, access, conduct, operators))
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
+    signer = Signer(
+        ledger,
+        log,
+        key_file=settings.log_key_path,
+        anchor=settings.checkpoint_path,
+        clock=clock,
+    )
+    recorder.admit = signer.require_verified
     return Service(
         settings=settings,
         clock=clock,
@@ -186,6 +226,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         feed=Feed(recorder, (index, keyring)),
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
+        signer=signer,
         limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
         decision_log=(
             DecisionLog(settings.decision_log, sample=settings.decision_log_sample)

@@ -216,7 +216,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
 
     So does ``log`` write its leaf; only a recorder that appends nothing may do without.
     ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
-    ``committed`` is called after each commit with what it recorded, in order.
+    ``committed`` is called after each commit with what it recorded, in order; ``admit`` before each
+    transaction, and raises when nothing may be recorded.
     """
 
     def __init__(
@@ -234,6 +235,7 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         self.log = log
         self.projections = projections
         self.committed = committed
+        self.admit: Callable[[], None] = lambda: None
         self.mapper = LedgerMapper()
         self._pending: list[Recorded] = []
         self._level = 0
@@ -255,7 +257,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
                 )
             for statement in DDL:
                 c.execute(statement)
-            for part in (*([self.log] if self.log else []), *self.projections):
+            parts: list[Log | Projection] = [*self.projections]
+            for part in [self.log, *parts] if self.log else parts:
                 for statement in part.DDL:
                     c.execute(statement)
             c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -270,6 +273,8 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         """
         with self.store.turn:
             before, level, head = len(self._pending), self._level, self._head
+            if level == 0:
+                self.admit()
             self._level += 1
             try:
                 with self.store.transaction(commit=True) as cursor:

@@ -118,6 +118,10 @@ class LogRows:
         """Return the leaf hashes from index `start`, at most `count` of them."""
         return self._hashes(c, 0, start, count)
 
+    def hash_at(self, c: Cursor, level: int, index: int) -> bytes | None:
+        """Return one hash of a tile level; None when it is not there."""
+        return next(iter(self._hashes(c, level, index, 1)), None)
+
     def tile(self, c: Cursor, tile: Tile) -> bytes:
         """Return a hash tile. Raises LogFormatError unless all of its hashes are there."""
         hashes = self._hashes(c, tile.level or 0, tile.index * TILE_WIDTH, tile.width)

@@ -15,6 +15,8 @@ from ledger.domain.events import (
     Event,
     GroupDefined,
     LedgerOpened,
+    LedgerRecovered,
+    LogKeyRotated,
     OperatorEnrolled,
     OperatorKeyIssued,
     OperatorKeyRevoked,
@@ -40,6 +42,7 @@ from ledger.domain.values import (
     Role,
     Scope,
 )
+from tests.conftest import LOG_KEY
 from tests.domain.given import (
     ACME,
     ALICE,
@@ -57,10 +60,25 @@ from tests.domain.given import (
 
 SENTENCES: list[tuple[Event, str, str | None, str]] = [
     (
-        LedgerOpened(origin="ledger.example"),
+        LedgerOpened(origin="ledger.example", log_key=LOG_KEY),
         "ledger",
         "ledger.example",
         "opened the ledger ledger.example",
+    ),
+    (
+        LogKeyRotated(log_key=LOG_KEY),
+        "ledger",
+        None,
+        "gave the log the new key test.ledger+0dcbc35a",
+    ),
+    (
+        LedgerRecovered(lost_from=101, checkpoint_size=154, checkpoint_root="ab" * 32),
+        "ledger",
+        None,
+        (
+            "recovered the ledger without events 101 to 154, which a signed checkpoint commits to "
+            "and which are lost"
+        ),
     ),
     (
         SubjectRegistered(subject=ALICE),

@@ -22,6 +22,8 @@ from ledger.domain.events import (
     Event,
     GroupDefined,
     LedgerOpened,
+    LedgerRecovered,
+    LogKeyRotated,
     OperatorEnrolled,
     OperatorKeyIssued,
     OperatorKeyRevoked,
@@ -57,6 +59,7 @@ from ledger.store.codec import LedgerMapper, Placed
 FOLDER: Final = Path(__file__).resolve().parent
 RECORDED_AT: Final = parse_instant("2026-11-24T10:00:00.123456Z")
 
+LOG_KEY = "ledger.example/main+22044f0f+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 ALICE = Subject(type="user", id="alice")
 ANGSTROM = Subject(type="application", id="Ångström: 中文 👩‍🚀")  # keeps its bytes
 ACME = Subject(type="organization", id="acme")
@@ -69,7 +72,12 @@ FRAUD = ClauseRef(policy="acceptable-use@1", clause="fraud", category="fraud")
 
 # Every member is filled, with the odd value where a member may hold one.
 EXAMPLES: Final[tuple[Draft, ...]] = (
-    Draft(LedgerOpened(origin="ledger.example/main"), Author(SYSTEM)),
+    Draft(LedgerOpened(origin="ledger.example/main", log_key=LOG_KEY), Author(SYSTEM)),
+    Draft(LogKeyRotated(log_key=LOG_KEY), Author(SYSTEM)),
+    Draft(
+        LedgerRecovered(lost_from=101, checkpoint_size=154, checkpoint_root="ab" * 32),
+        Author(SYSTEM),
+    ),
     Draft(
         SubjectRegistered(
             subject=ANGSTROM,

@@ -110,7 +110,7 @@ def open_ledger(service: Service) -> dict[str, str]:
     """Open the ledger and return a key for each role."""
     keys = {}
     with service.ledger.together():
-        service.ledger.open("test.ledger")
+        service.open()
         for role in Role:
             service.ledger.enroll(f"the-{role}", role=role, by=SYSTEM_AUTHOR)
             done = service.ledger.issue_key(f"the-{role}", by=SYSTEM_AUTHOR)

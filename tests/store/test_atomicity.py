@@ -15,7 +15,7 @@ from ledger.application import Done, Ledger, Once
 from ledger.domain.errors import AlreadyEnded, NotFound
 from ledger.domain.events import Author, Clause, Recorded
 from ledger.domain.values import Cause, Resource, Role, Scope, Subject
-from tests.conftest import SetClock, check_store, open_ledger
+from tests.conftest import LOG_KEY, SetClock, check_store, open_ledger
 from tests.store.failing import DISK_FAULTS, FailingStore, dump
 
 JO = Author("jo")
@@ -75,7 +75,7 @@ def failing(path: Path, clock: SetClock) -> Iterator[Fixture]:
         projections=[tally],
         committed=lambda recorded: told.extend(one.position for one in recorded),
     )
-    ledger.open("test")
+    ledger.open("test", log_key=LOG_KEY)
     ledger.publish("aup", title="Acceptable use", clauses=[FRAUD], by=JO)
     ledger.define_group("frontier", resources=(Resource(type="model", id="m1"),), by=JO)
     ledger.link(ALICE, parent=ACME, by=JO)

@@ -15,7 +15,7 @@ from ledger.domain.events import Author, Recorded
 from ledger.domain.values import Basis, Scope, Subject
 from ledger.store import replay
 from ledger.store.replay import DIFFERENCES_SHOWN_MAX, Difference, rebuild
-from tests.conftest import SetClock, open_ledger
+from tests.conftest import LOG_KEY, SetClock, open_ledger
 from tests.store.failing import dump
 from tests.store.test_sqlite import connected
 
@@ -47,7 +47,7 @@ class Mixed:
 def told(path: Path, clock: SetClock) -> Iterator[Ledger]:
     """A ledger in which a little has happened, with one projection more than the product has."""
     ledger = open_ledger(path, clock, projections=[Mixed()])
-    ledger.open("test.ledger")
+    ledger.open("test.ledger", log_key=LOG_KEY)
     for number in range(10):
         subject = Subject(type="user", id=f"u{number}")
         ledger.link(subject, parent=ACME, by=JO)

@@ -120,7 +120,7 @@ def tell(settings: Settings, *, today: datetime | None = None) -> Told:
     teller = _Teller(service.ledger, clock, seen_from)
     try:
         with service.ledger.together():
-            service.ledger.open(settings.origin)
+            service.open()
             for number, step in enumerate(steps, start=1):
                 teller.tell(step, f"founding-{number:03}")
             teller.wait_until(seen_from)
