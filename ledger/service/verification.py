@@ -9,7 +9,6 @@ word is taken for who may sign it, and the report says that this proves less.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ from ledger.domain.errors import LedgerError
 from ledger.service.bundle import MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Bundle
 from ledger.service.stored_record import StoredRecord, stored_record
 from ledger.store.replay import rebuild
-from ledger.store.sqlite import DDL, LedgerDatastore, LedgerRecorder
-from ledger.tlog.checkpoint import Checkpoint, LogKey, parse_hash
+from ledger.store.sqlite import DDL, LedgerRecorder
+from ledger.tlog.checkpoint import LogKey, parse_hash
 from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import (
     LogError,
@@ -44,6 +43,7 @@ TAMPERED: Final = 1
 COULD_NOT_TELL: Final = 2
 
 HTTP_TIMEOUT_S: Final = 30
+KEPT: Final = "--checkpoint"  # what the caller's own checkpoint is called in findings
 FORK_FORMAT: Final = "compliance-ledger-fork/1"
 MAX_FORK_BYTES: Final = 2 * MAX_NOTE_BYTES
 
@@ -59,15 +59,15 @@ class Report:
     """What a verification found, and what it could not tell.
 
     ``proven`` is the largest checkpoint that fits and that a trusted key signed. ``doubts`` say why
-    it could not be told whether all is well; ``remarks`` what is good to know besides.
+    it could not be told whether all is well; ``remarks`` what is good to know besides. ``evidence``
+    shows others that the log signed two histories, where it did.
     """
 
     events: int = 0
     findings: tuple[Finding, ...] = ()
     doubts: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    proven: Checkpoint | None = None
-    checkpoint: bytes | None = None
+    proven: Signed | None = None
     evidence: bytes | None = None
 
     @property
@@ -110,7 +110,7 @@ class _Case:
     def earlier(self, note: bytes) -> None:
         """Take the checkpoint that the caller kept."""
         try:
-            self.signed.append(read_signed(note, self.keys, source="--checkpoint"))
+            self.signed.append(read_signed(note, self.keys, source=KEPT))
         except LogError as error:
             self.doubts.append(f"--checkpoint cannot be used: {error}.")
 
@@ -149,10 +149,10 @@ class _Case:
                 if self.signed
                 else "Nothing was signed yet, so there is nothing to hold the events against."
             )
-        elif proven is not None and proven.size < verdict.size:
+        elif proven is not None and proven.checkpoint.size < verdict.size:
             self.remarks.append(
-                f"No checkpoint covers the events after {proven.size} yet; they were compared "
-                "with the log's hashes only."
+                f"No such checkpoint covers the events after {proven.checkpoint.size} yet; they "
+                "were compared with the log's hashes only."
             )
         return Report(
             events=verdict.size,
@@ -162,10 +162,10 @@ class _Case:
             proven=proven,
         )
 
-    def _proven(self, verdict: Verdict) -> Checkpoint | None:
+    def _proven(self, verdict: Verdict) -> Signed | None:
         for each in reversed(verdict.fitting):
             try:
-                return read_signed(each.note, self.vouched, source=each.source).checkpoint
+                return read_signed(each.note, self.vouched, source=each.source)
             except LogError:
                 continue
         return None
@@ -180,7 +180,7 @@ def verify_database(
     """Verify the history in a database file, against its checkpoints and the one in ``anchor``."""
     try:
         # Before the snapshot: it must hold all that this checkpoint was signed over.
-        newest = _limited(anchor, MAX_NOTE_BYTES) if anchor.exists() else None
+        newest = read_limited(anchor, MAX_NOTE_BYTES) if anchor.exists() else None
         with stored_record(path) as record:
             return _verify_stored(record, anchor.name, newest, trusted, progress)
     except (sqlite3.Error, OverflowError) as error:
@@ -271,13 +271,6 @@ def with_projections(history: Report, recorder: LedgerRecorder, progress: Progre
     )
 
 
-def recorder_of(path: Path, like: LedgerRecorder) -> LedgerRecorder:
-    """Return a recorder on another file, which appends nothing, with the same projections."""
-    return LedgerRecorder(
-        LedgerDatastore(path), clock=like.clock, log=None, projections=like.projections
-    )
-
-
 # --- a service ------------------------------------------------------------------------------------
 
 
@@ -308,13 +301,7 @@ def _verify_served(client: httpx.Client, trusted: Trusted, progress: Progress) -
     size = served.checkpoint.size
     if size == 0:
         return case.closed(verify((), (), {}, case.signed))
-    report = _verify_tiled(case, Tiled(size, read), progress)
-    earlier = next((each for each in case.signed if each.source == "--checkpoint"), None)
-    return replace(
-        report,
-        checkpoint=note if report.code == FINE else None,
-        evidence=_evidence(report, earlier, served, read),
-    )
+    return _verify_tiled(case, Tiled(size, read), progress)
 
 
 def _verify_tiled(case: _Case, tiled: Tiled, progress: Progress) -> Report:
@@ -326,7 +313,8 @@ def _verify_tiled(case: _Case, tiled: Tiled, progress: Progress) -> Report:
         progress=lambda done: progress(done, tiled.size),
     )
     case.findings += _outside_their_range(verdict)
-    return case.closed(verdict)
+    report = case.closed(verdict)
+    return replace(report, evidence=_evidence(report, case.signed, tiled))
 
 
 def _outside_their_range(verdict: Verdict) -> Iterator[Finding]:
@@ -387,28 +375,29 @@ def _verify_archive(file: IO[bytes], trusted: Trusted, progress: Progress) -> Re
 # --- evidence of two histories --------------------------------------------------------------------
 
 
-def _evidence(
-    report: Report, earlier: Signed | None, served: Signed, read: Callable[[Tile], bytes]
-) -> bytes | None:
+def _evidence(report: Report, signed: Sequence[Signed], tiled: Tiled) -> bytes | None:
     """Write down two checkpoints that contradict each other so that anybody can see that they do.
 
-    The served tree begins with a tree of the earlier one's size, whose root is another: a
-    consistency proof shows the first half, two signatures the second.
+    The record begins with a tree of the older one's size, whose root is another: a consistency
+    proof shows that of the newer one, and two signatures say that both are the log's.
     """
-    if earlier is None or not any(each.kind is Kind.FORK for each in report.findings):
+    if not any(each.kind is Kind.FORK for each in report.findings):
         return None
-    old, new = earlier.checkpoint, served.checkpoint
-    if old.size > new.size:
-        return None
-    hash_at = hash_reader(new.size, read)
+    older = min(signed, key=lambda each: (each.checkpoint.size, each.source != KEPT))
+    newer = next(each for each in signed if each.source != KEPT)
+
+    def read(tile: Tile) -> bytes:
+        return tiled.read(tile) or b""
+
+    hash_at = hash_reader(tiled.size, read)
+    old_size = older.checkpoint.size
+    proof = consistency_proof(old_size, tiled.size, hash_at)
     return orjson.dumps(
         {
             "format": FORK_FORMAT,
-            "checkpoints": [earlier.note.decode(), served.note.decode()],
-            "root": encode_base64(root_at(old.size, hash_at)),
-            "proof": [
-                encode_base64(each) for each in consistency_proof(old.size, new.size, hash_at)
-            ],
+            "checkpoints": [older.note.decode(), newer.note.decode()],
+            "root": encode_base64(root_at(old_size, hash_at)),
+            "proof": [encode_base64(each) for each in proof],
         },
         option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
     )
@@ -417,7 +406,7 @@ def _evidence(
 def verify_evidence(path: Path, trusted: Trusted) -> Report:
     """Judge evidence of two histories: does it show that the log signed both?"""
     try:
-        return _verify_evidence(_limited(path, MAX_FORK_BYTES), trusted)
+        return _verify_evidence(read_limited(path, MAX_FORK_BYTES), trusted)
     except OSError as error:
         return Report(doubts=(f"{path} cannot be read: {error.strerror}.",))
     except (LogError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -431,10 +420,10 @@ def _verify_evidence(data: bytes, trusted: Trusted) -> Report:
     keys = [LogKey(key) for key in trusted.keys]
     if not keys:
         raise LogFormatError("a key of the log is needed; give it with --key")
-    old, new = (
-        read_signed(encode_text(note), keys, source="the evidence").checkpoint
-        for note in told["checkpoints"]
+    older, newer = (
+        read_signed(encode_text(note), keys, source="the evidence") for note in told["checkpoints"]
     )
+    old, new = older.checkpoint, newer.checkpoint
     if old.origin != new.origin:
         raise LogFormatError("its checkpoints are of two logs")
     root = parse_hash(told["root"])
@@ -446,7 +435,7 @@ def _verify_evidence(data: bytes, trusted: Trusted) -> Report:
             raise
         raise LogFormatError(f"its root is not that of the second checkpoint: {error}") from None
     if root == old.root:
-        return Report(remarks=("The two checkpoints are of one history.",), proven=new)
+        return Report(remarks=("The two checkpoints are of one history.",), proven=newer)
     return Report(
         findings=(
             Finding(
@@ -459,27 +448,10 @@ def _verify_evidence(data: bytes, trusted: Trusted) -> Report:
     )
 
 
-def _limited(path: Path, limit: int) -> bytes:
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a file that cannot be larger than this. Raises ``LogFormatError`` when it is."""
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise LogFormatError(f"{path.name} has more than {limit} bytes")
     return data
-
-
-def read_checkpoint_file(path: Path) -> bytes:
-    """Read a checkpoint that somebody kept. Raises ``LogFormatError`` for what cannot be one."""
-    try:
-        return _limited(path, MAX_NOTE_BYTES)
-    except OSError as error:
-        raise LogFormatError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def save_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or leave the one that is there."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -233,4 +234,14 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
             if settings.decision_log
             else None
         ),
+    )
+
+
+def reading_recorder(path: Path) -> LedgerRecorder:
+    """Return a recorder on a file that must exist, to compare projections: it appends nothing."""
+    return LedgerRecorder(
+        LedgerDatastore(path),
+        clock=wall_clock,
+        log=None,
+        projections=(AccessRows(), ConductRows(), OperatorRows(), TrailRows()),
     )
