@@ -435,7 +435,7 @@ def verify(
             report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
         else:
             settings = _settings_to_verify()
-            report = _verify_files(
+            report = verify_files(
                 settings.database_path, settings.checkpoint_path, trusted, progress
             )
     if save is not None and report.code == verification.FINE and report.proven is not None:
@@ -485,9 +485,10 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _verify_files(
+def verify_files(
     database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
+    """Verify a database with its checkpoint file, and its projections when the history is sound."""
     from ledger.service.verification import verify_database, with_projections
     from ledger.service.wiring import reading_recorder
 
@@ -598,7 +599,7 @@ def backup(
     settings = _settings()
     copied = back_up(settings.database_path, settings.checkpoint_path, folder)
     with _verifying(as_json=as_json) as progress:
-        report = _verify_files(copied.database, copied.checkpoint, Trusted(), progress)
+        report = verify_files(copied.database, copied.checkpoint, Trusted(), progress)
     if not as_json:
         out.print(f"Copied {settings.database_path} to {copied.database}.", markup=False)
         if copied.vault is not None:

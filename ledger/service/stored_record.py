@@ -1,7 +1,7 @@
 """What stands in a ledger's database? Read with SQL of its own, through nothing that writes it.
 
 Trust: none. Whoever can write the file can have put anything into it, values of any type included,
-so nothing is assumed but that SQLite reads it. Where it cannot, ``sqlite3.Error`` is raised.
+so nothing is assumed but that SQLite reads it. Where it cannot, ``UNREADABLE`` is raised.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from ledger.tlog.leaf import StoredRow, entry
-from ledger.tlog.merkle import LogFormatError, leaf_hash
+from ledger.tlog.merkle import LogFormatError
 from ledger.tlog.note import VerifierKey
 from ledger.tlog.verify import NAMING_STREAM, key_named
+
+UNREADABLE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What reading a damaged file raises: of SQLite, or of Python where a message of it is damaged."""
 
 _COLUMNS = "SELECT position, stream, version, type, recorded_at, state FROM events NOT INDEXED "
 _UNSIGNED = (1 << 64) - 1
@@ -30,8 +33,8 @@ class StoredRecord:
 
     def damage(self) -> str | None:
         """Return what SQLite itself finds wrong with the events and their index."""
-        found = str(self._one("PRAGMA integrity_check(events)"))
-        return None if found == "ok" else found.splitlines()[-1]
+        (found,) = self._connection.execute("PRAGMA integrity_check(events)").fetchone()
+        return None if found == "ok" else str(found).splitlines()[-1]
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield positions with their entries; an empty one for a row that cannot have one."""
@@ -60,7 +63,7 @@ class StoredRecord:
             yield size, _bytes(note)
 
     def named_keys(self) -> list[tuple[int, VerifierKey]]:
-        """Return the keys that events name, of those events that are what the log took down."""
+        """Return the keys that events name, with the positions of these."""
         found = []
         for position, *columns in self._connection.execute(
             "SELECT position, stream, version, type, recorded_at, state FROM events "
@@ -70,11 +73,7 @@ class StoredRecord:
             data = _entry(position, *columns)
             key = key_named(data)
             if key is not None and position > 0:
-                logged = self._one(
-                    "SELECT hash FROM log_hashes WHERE level = 0 AND idx = ?", position - 1
-                )
-                if logged == leaf_hash(data):
-                    found.append((position, key))
+                found.append((position, key))
         return found
 
     def schema(self) -> dict[str, str]:
@@ -84,10 +83,6 @@ class StoredRecord:
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
             )
         )
-
-    def _one(self, query: str, *values: object) -> Any:
-        row = self._connection.execute(query, values).fetchone()
-        return row and row[0]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import orjson
 
 from ledger.domain.errors import LedgerError
 from ledger.service.bundle import MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Bundle
-from ledger.service.stored_record import StoredRecord, stored_record
+from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import DDL, LedgerRecorder
 from ledger.tlog.checkpoint import LogKey, parse_hash
@@ -183,7 +183,7 @@ def verify_database(
         newest = read_limited(anchor, MAX_NOTE_BYTES) if anchor.exists() else None
         with stored_record(path) as record:
             return _verify_stored(record, anchor.name, newest, trusted, progress)
-    except (sqlite3.Error, OverflowError) as error:
+    except UNREADABLE as error:
         return Report(doubts=(f"{path} cannot be read: {error}.",))
     except OSError as error:
         return Report(doubts=(f"{error.filename} cannot be read: {error.strerror}.",))
@@ -242,8 +242,11 @@ def _differing_schema(found: dict[str, str]) -> list[str]:
 def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silent) -> Report:
     """Compare every projection with a rebuild from the events, whose history must be sound."""
     try:
+        missing = _missing_tables(recorder)
+        if missing:
+            return Report(findings=missing)
         rebuilt = rebuild(recorder, progress=progress)
-    except (sqlite3.Error, LedgerError) as error:
+    except (*UNREADABLE, LedgerError) as error:
         return Report(doubts=(f"The projections could not be compared: {error}.",))
     return Report(
         findings=tuple(
@@ -255,6 +258,18 @@ def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silen
             )
             for each in rebuilt.differences
         )
+    )
+
+
+def _missing_tables(recorder: LedgerRecorder) -> tuple[Finding, ...]:
+    with recorder.store.transaction(commit=False) as c:
+        c.execute("SELECT name FROM sqlite_schema")
+        there = {row[0] for row in c.fetchall()}
+    return tuple(
+        Finding(Kind.PROJECTION, f"The projection {each.NAME} has no table {table} any more.")
+        for each in recorder.projections
+        for table in each.TABLES
+        if table not in there
     )
 
 

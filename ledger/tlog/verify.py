@@ -130,10 +130,9 @@ def key_named(data: bytes) -> VerifierKey | None:
 def keys_in_force(named: Iterable[tuple[int, VerifierKey]]) -> tuple[LogKey, ...]:
     """Say which sizes each named key may sign: from where it is named until another one is."""
     ordered = sorted(named, key=lambda each: each[0])
-    ends = [position - 1 for position, _ in ordered[1:]]
+    ends = [*(position - 1 for position, _ in ordered[1:]), None]
     return tuple(
-        LogKey(key, position, end)
-        for (position, key), end in zip(ordered, [*ends, None], strict=True)
+        LogKey(key, position, end) for (position, key), end in zip(ordered, ends, strict=False)
     )
 
 
