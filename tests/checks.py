@@ -16,6 +16,10 @@ from ledger.domain.values import (
 )
 from ledger.service.wiring import Service
 from ledger.store.replay import rebuild
+from ledger.tlog.checkpoint import check_log_signed, parse_checkpoint
+from ledger.tlog.leaf import hash_of
+from ledger.tlog.merkle import Frontier, root
+from ledger.tlog.note import parse_note, verify_note
 from projections.access import AccessIndex, snapshot
 
 INSTANTS_MAX = 12  # per ledger: enough to meet each end, few enough to keep tests quick
@@ -25,9 +29,11 @@ SUBJECTS_MAX = 40
 def check_ledger(service: Service) -> None:
     """Check that positions and versions are dense, time runs forward, projections equal a rebuild,
 
-    and that the index (the live one, and one loaded from the rows) answers as the fold does.
+    that the log commits to every event and every checkpoint to its tree, and that the index (the
+    live one, and one loaded from the rows) answers as the fold does.
     """
     check_history(service)
+    check_log(service)
     check_projections(service)
     check_index(service)
 
@@ -45,6 +51,36 @@ def check_history(service: Service) -> None:
         versions[recorded.stream] = recorded.version
         recorded_at = recorded.recorded_at
     assert position == service.recorder.position
+
+
+def check_log(service: Service) -> None:
+    """Check that every hash of the log is that of its rows, and every checkpoint that of its tree.
+
+    (Any checkpoint that was ever signed is a prefix of the log now.)
+    """
+    keys = service.ledger.log_keys()
+    with service.recorder.store.transaction(commit=False) as c:
+        head = service.recorder.position
+        leaves = [hash_of(row) for row in service.log.rows(c, 0, head)]
+        hashes, level = leaves, 0
+        expected = []
+        while hashes:
+            expected += [(level, index, hash_) for index, hash_ in enumerate(hashes)]
+            full = len(hashes) // 256
+            hashes = [root(hashes[index * 256 : (index + 1) * 256]) for index in range(full)]
+            level += 1
+        c.execute("SELECT level, idx, hash FROM log_hashes ORDER BY level, idx")
+        assert expected == [tuple(row) for row in c.fetchall()]
+        c.execute("SELECT size, note FROM log_checkpoints ORDER BY size")
+        tree = Frontier()
+        for size, data in c.fetchall():
+            note = parse_note(data)
+            checkpoint = parse_checkpoint(note.text)
+            assert size == checkpoint.size <= head
+            tree = tree.extend(leaves[tree.size : size])
+            assert tree.root() == checkpoint.root
+            verified = verify_note(note, [each.key for each in keys])
+            check_log_signed(checkpoint, verified, keys)
 
 
 def check_projections(service: Service) -> None:

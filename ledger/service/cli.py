@@ -271,6 +271,8 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         database = DEMO_FOLDER / "ledger.db"
         os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{database}"
         os.environ["LEDGER_ORIGIN"] = "demo.localhost"
+        os.environ["LEDGER_LOG_KEY_FILE"] = str(DEMO_FOLDER / "ledger.log-key")
+        os.environ["LEDGER_CHECKPOINT_FILE"] = str(DEMO_FOLDER / "ledger.checkpoint")
         told = tell(_settings())
         out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
         for role, key in told.keys.items():

@@ -95,8 +95,8 @@ class Signer:
         self._known_keys: dict[str, Key] = {}
         self.state: State = "checking"
         self.doubt: str | None = None
-        self.size = 0
-        self.checkpoint: bytes | None = None
+        self.published: tuple[int, bytes | None] = (0, None)
+        """Size and note of the newest checkpoint, with the cosignatures that it has."""
         self.on_checkpoint: list[Callable[[int], None]] = []
         """Called, in the signing thread, with the size of each checkpoint that this process signed,
 
@@ -140,10 +140,15 @@ class Signer:
         if self.doubt is not None:
             raise LogNotVerified(self.doubt)
 
+    @property
+    def checkpoint(self) -> bytes | None:
+        """The newest checkpoint, with the cosignatures that it has; ``None`` before the first."""
+        return self.published[1]
+
     def wait_for(self, size: int, timeout_s: float) -> bool:
         """Tell whether a checkpoint of this size or a larger one was published in time."""
         with self._news:
-            return self._news.wait_for(lambda: self.size >= size, timeout_s)
+            return self._news.wait_for(lambda: self.published[0] >= size, timeout_s)
 
     def _sign_until_stopped(self) -> None:
         seen, stopping, first = -1, False, True
@@ -197,7 +202,7 @@ class Signer:
             newest, head = self._rows.newest_size(c), self._head(c)
             note = self._rows.checkpoint_at(c, newest)
         with self._news:
-            self.size, self.checkpoint = newest, note
+            self.published = newest, note
             self._news.notify_all()
         if newest and (signed or first):
             for call in self.on_checkpoint:

@@ -18,9 +18,11 @@ import pytest
 import typer
 
 from ledger.domain.values import Role
+from ledger.service import keyfile
 from ledger.service.cli import app, main
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
+from ledger.tlog.note import format_vkey
 from tests.checks import check_ledger
 from tests.histories import awake
 from tests.serving import opened, program, started
@@ -117,14 +119,17 @@ def test_init_opens_a_ledger_and_shows_the_admin_key_once(run: Run) -> None:
 
 
 def test_init_prints_json_for_machines(run: Run, tmp_path: Path) -> None:
-    """Three members: where the database is, what the ledger is called, the key."""
+    """Where the database is, what the ledger is called, the admin key, and the log's public key."""
     ran = run("init", "--json")
 
     assert 0 == ran.code
-    assert ["database", "origin", "admin_key"] == list(ran.json)
+    assert ["database", "origin", "admin_key", "log_key"] == list(ran.json)
     assert str(tmp_path / "var" / "ledger.db") == ran.json["database"]
     assert "ledger.localhost" == ran.json["origin"]
     assert ran.json["admin_key"].startswith("clk_")
+    (signer,) = keyfile.read(Path("var/ledger.log-key"))
+    assert format_vkey(signer.verifier_key) == ran.json["log_key"]
+    assert "ledger.localhost" == signer.name
 
 
 def test_init_takes_the_origin_from_the_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +151,7 @@ def test_only_its_owner_may_read_the_database(run: Run) -> None:
 
     for path in Path("var").iterdir():
         assert 0o600 == stat.S_IMODE(path.stat().st_mode), path
-    assert ["ledger.db", "ledger.db-shm", "ledger.db-wal"] == sorted(
+    assert ["ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.log-key"] == sorted(
         path.name for path in Path("var").iterdir()
     )
     service.recorder.store.close()
@@ -182,7 +187,8 @@ def test_an_init_that_fails_leaves_no_half_of_a_ledger(run: Run) -> None:
         c.execute("CREATE TABLE operator_keys (key TEXT)")
         for trigger in ("deleted", "changed", "replaced"):
             c.execute(f"DROP TRIGGER events_are_never_{trigger}")
-        for table in ("events", "operators", "trail", "trail_words"):
+        c.execute("DROP TRIGGER log_hashes_are_never_deleted")
+        for table in ("events", "operators", "trail", "trail_words", "log_hashes"):
             c.execute(f"DELETE FROM {table}")
     c.close()
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from ledger.tlog.leaf import hash_of
+from ledger.tlog.note import encode_base64
 from tests.service.conftest import POLICY, Running, joined, suspension_of, violation_of
 
 EVENT_MEMBERS: Final = {
@@ -107,6 +109,13 @@ def at_once(count: int, act: Callable[[int], httpx.Response]) -> list[httpx.Resp
         return list(threads.map(wait_and_act, range(count)))
 
 
+def leaf_of(run: Running, position: int) -> str:
+    """Compute the leaf hash of an event from its row."""
+    with run.service.reading() as (c, _):
+        (row,) = run.service.log.rows(c, position - 1, 1)
+    return encode_base64(hash_of(row))
+
+
 # --- what a command answers -----------------------------------------------------------------------
 
 
@@ -124,7 +133,8 @@ def test_every_command_answers_with_its_event_and_does_it_once(founded: Running)
         event = answer["event"]
         assert 201 == first.status_code, first.text
         assert "application/json" == first.headers["content-type"]
-        assert {"position", "id", "event"} == set(answer) - {"key"}
+        assert {"position", "id", "leaf_hash", "event"} == set(answer) - {"key"}
+        assert leaf_of(founded, answer["position"]) == answer["leaf_hash"]
         assert ("key" in answer) == (type_ == "operator.key_issued")
         assert EVENT_MEMBERS == set(event)
         assert (type_, f"the-{role}") == (event["type"], event["operator"])

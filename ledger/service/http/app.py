@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -27,6 +28,9 @@ from ledger.service.http import (
     search,
     subjects,
     suspensions,
+)
+from ledger.service.http import (
+    log as log_routes,
 )
 from ledger.service.http.authzen import EVALUATION_PATHS, AccessApp, DecisionPoint
 from ledger.service.http.problems import (
@@ -57,6 +61,13 @@ def create_app(service: Service) -> Front:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
+        loop = asyncio.get_running_loop()
+
+        # Checks are answered in this loop's thread, so no answer is made while it is told.
+        def mark() -> None:
+            loop.call_soon_threadsafe(point.mark_log_doubted)
+
+        service.signer.on_doubt.append(mark)
         service.start()
         try:
             yield {STATE_KEY: point}
@@ -84,6 +95,7 @@ def create_app(service: Service) -> Front:
         events,
         catalogue,
         operators,
+        log_routes,
         health,
     )
     for area in areas:

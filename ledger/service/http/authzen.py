@@ -82,6 +82,7 @@ _ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"]*"')
 _BRACKETS: Final = bytes.maketrans(b"[]", b"{}")  # a valid text needs no two kinds
 _NEITHER_BRACKET_NOR_QUOTE: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
+_LOG_DOUBTED: Final = b',"log":"not_verified"'
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
@@ -134,6 +135,7 @@ class DecisionPoint:
         self._permit_position = -1
         self._permit = b""
         self._explained: dict[tuple[object, ...], bytes] = {}
+        self._log_mark = b""
         self._callers: dict[bytes, tuple[int, Caller]] = {}
         self.known_heads: dict[bytes, KnownHead] = {}
 
@@ -183,6 +185,15 @@ class DecisionPoint:
         if self._limiter is not None:
             self._limiter.count(caller.key)
 
+    def mark_log_doubted(self) -> None:
+        """Say in the context of every answer from now on that the log is not verified.
+
+        What was made before is made again: that is why the mark costs an answer nothing.
+        """
+        self._log_mark = _LOG_DOUBTED
+        self._permit_position = -1
+        self._explained.clear()
+
     def drain(self) -> None:
         """Let go of requests that wait for news: the server is shutting down."""
         self._feed.drain()
@@ -226,7 +237,10 @@ class DecisionPoint:
                 answer = orjson.dumps(
                     {
                         "decision": False,
-                        "context": {"error": {"status": 400, "message": str(error)}},
+                        "context": {
+                            "error": {"status": 400, "message": str(error)},
+                            **({"log": "not_verified"} if self._log_mark else {}),
+                        },
                     }
                 )
                 permitted = False
@@ -255,7 +269,10 @@ class DecisionPoint:
         if found.allowed:
             if self._permit_position != self.position:
                 self._permit_position = self.position
-                self._permit = b'{"decision":true,"context":{"position":%d}}' % self.position
+                self._permit = b'{"decision":true,"context":{"position":%d%b}}' % (
+                    self.position,
+                    self._log_mark,
+                )
             return self._permit
         return self._refusal(found, subject[0], resource[0], at)
 
@@ -269,7 +286,8 @@ class DecisionPoint:
             if len(self._explained) >= EXPLAINED_KEPT_MAX:
                 self._explained.clear()
             reasons = orjson.dumps(explain(found, subject, resource))
-            explained = self._explained[key] = b'{"decision":false,"context":%b' % reasons[:-1]
+            explained = b'{"decision":false,"context":%b%b' % (reasons[:-1], self._log_mark)
+            self._explained[key] = explained
         # As the index takes it, if the clock went back.
         as_of = format_instant(from_microseconds(max(at, self._index.recorded_at)))
         return b'%b,"position":%d,"as_of":"%b"}}' % (explained, self.position, as_of.encode())
@@ -291,6 +309,8 @@ class DecisionPoint:
             position=self.position,
         )
         context |= {"position": self.position, "decision_id": decision_id}
+        if self._log_mark:
+            context["log"] = "not_verified"
         if not found.allowed:
             context["as_of"] = format_instant(from_microseconds(as_of))
         return orjson.dumps({"decision": found.allowed, "context": context})

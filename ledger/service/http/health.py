@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from ledger.domain.errors import LedgerError, LogNotVerified
 from ledger.domain.values import from_microseconds
 from ledger.service.http.problems import NotAllowed, NotAuthenticated, TooManyRequests, responses
 from ledger.service.http.route import answer, router, service_of
@@ -33,15 +34,19 @@ class Ready(BaseModel):
     clock_behind_s: float = Field(
         description="How far the clock is before the newest fact, in seconds; 0 when it is not."
     )
+    log: Literal["checking", "verified"] = Field(
+        description="Whether this process has recomputed the whole transparency log yet."
+    )
+    checkpoint: int = Field(description="How many events the newest signed checkpoint covers.")
     decisions_dropped: int = Field(
         description="Decisions that the decision log had no room for since this process started."
     )
 
 
-def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+def _answers(model: type[BaseModel], *errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:
     """Describe the answers of a route that anybody may use."""
     open_to_all = [kind for kind in BEHIND_THE_GATE if kind not in KEY_PROBLEMS]
-    return {200: {"model": model}, **responses(*open_to_all)}
+    return {200: {"model": model}, **responses(*open_to_all, *errors)}
 
 
 @routes.get("/livez", summary="Is the process alive?", responses=_answers(Alive))
@@ -53,15 +58,17 @@ async def livez(request: Request) -> Response:
 @routes.get(
     "/readyz",
     summary="Is the process fit to answer?",
-    responses=_answers(Ready),
+    responses=_answers(Ready, LogNotVerified),
 )
 def readyz(request: Request) -> Response:
     """Answer with the position applied, how far that is behind the store, and the clock's state.
 
-    503 when this process stopped following the store: its checks would be stale.
+    503 when this process stopped following the store: its checks would be stale. Also when the log
+    is not verified: nothing is recorded then, and checks are answered with a mark.
     """
     service = service_of(request)
     service.feed.require_current()
+    service.signer.require_verified()
     with service.reading() as (_, head):
         behind_s = (from_microseconds(service.index.recorded_at) - service.clock()).total_seconds()
         body = {
@@ -70,6 +77,8 @@ def readyz(request: Request) -> Response:
             "lag": max(0, head - service.feed.position),
             "restricted_subjects": service.index.subjects,
             "clock_behind_s": max(0.0, behind_s),
+            "log": service.signer.state,
+            "checkpoint": service.signer.published[0],
             "decisions_dropped": service.decision_log.dropped if service.decision_log else 0,
         }
     return answer(body, position=service.feed.position)

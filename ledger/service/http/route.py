@@ -36,6 +36,7 @@ from ledger.service.http.problems import (
     invalid_header,
 )
 from ledger.store.codec import as_json
+from ledger.tlog.note import encode_base64
 from projections.operators import Caller
 
 if TYPE_CHECKING:
@@ -367,7 +368,13 @@ async def command(request: Request, run: Callable[[Author, Once | None], Done]) 
     """
     by, once = author_of(request), once_of(request)
     service = service_of(request)
-    done = await service.writer.run(lambda: run(by, once))
+
+    def run_and_read() -> tuple[Done, bytes]:
+        done = run(by, once)
+        with service.recorder.store.transaction(commit=False) as c:
+            return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
+
+    done, leaf_hash = await service.writer.run(run_and_read)
     recorded = done.recorded
     if done.outcome != "recorded":
         # Another process may have recorded it: it binds here, too, before it is answered here.
@@ -375,6 +382,7 @@ async def command(request: Request, run: Callable[[Author, Once | None], Done]) 
     body: dict[str, object] = {
         "position": recorded.position,
         "id": recorded.event.about,
+        "leaf_hash": encode_base64(leaf_hash),
         "event": as_json(recorded),
     }
     if done.secret is not None:

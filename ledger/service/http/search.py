@@ -237,6 +237,8 @@ async def _search(request: Request, searched: str) -> Response:
         raise MalformedRequest(str(error)) from None
     search, page = search_of(point, body, searched), page_of(body, searched)
     found = await run_in_threadpool(find, service, search, page, searched)
+    if service.signer.doubt is not None:
+        found["context"] = {"log": "not_verified"}
     return answer(found, position=service.index.position)
 
 
@@ -292,6 +294,11 @@ def _described(searched: str, example: dict[str, Any], result: Mapping[str, Any]
                 },
             },
             "results": {"type": "array", "items": result},
+            "context": {
+                "type": "object",
+                "description": "Only when the log is in doubt.",
+                "properties": {"log": {"const": "not_verified"}},
+            },
         },
     }
     content = {"application/json": {"schema": schema, "example": example}}

@@ -19,6 +19,7 @@ from ledger.domain.errors import (
     IdempotencyKeyReused,
     InvalidValue,
     LedgerError,
+    LogNotVerified,
     NotFound,
     StoreBusy,
     Unavailable,
@@ -72,6 +73,10 @@ class CommandAnswer(BaseModel):
 
     position: int = Field(examples=[41])
     id: str = Field(examples=["sus_01k9qv4w4jbdph1z6cx3m0y7ra"])
+    leaf_hash: str = Field(
+        description="Base64 of what the transparency log commits to of the event.",
+        examples=["nZ8dDRWIqR2vF0eKzPYzqg0OqfNDcNo3x5pKpLjxDxI="],
+    )
     event: EventView
 
 
@@ -131,6 +136,7 @@ def command_responses(
             Conflict,
             StoreBusy,
             UnknownFact,
+            LogNotVerified,
         ),
     }
 
