@@ -148,9 +148,13 @@ class Bundle:
             if len(self._places) >= MAX_FILES:
                 raise LogFormatError(f"the archive holds more than {MAX_FILES} files")
             self._places[name] = (at + _BLOCK, size)
-            at += _BLOCK + size + -size % _BLOCK
-            if at + len(_END) > length:
+            at += _BLOCK + size
+            filling = -size % _BLOCK
+            if at + filling + len(_END) > length:
                 raise LogFormatError(f"the archive is cut off in {name}")
+            if any(self._read_at(at, filling)):
+                raise LogFormatError(f"the archive holds something behind the end of {name}")
+            at += filling
 
     @property
     def names(self) -> frozenset[str]:

@@ -32,9 +32,12 @@ class StoredRecord:
         self._connection = connection
 
     def damage(self) -> str | None:
-        """Return what SQLite itself finds wrong with the events and their index."""
-        (found,) = self._connection.execute("PRAGMA integrity_check(events)").fetchone()
-        return None if found == "ok" else str(found).splitlines()[-1]
+        """Return what SQLite itself finds wrong with events and log, their indexes included."""
+        for table in ("events", "log_hashes", "log_checkpoints"):
+            (found,) = self._connection.execute(f"PRAGMA integrity_check({table})").fetchone()
+            if found != "ok":
+                return str(found).splitlines()[-1]
+        return None
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield positions with their entries; an empty one for a row that cannot have one."""
@@ -46,7 +49,8 @@ class StoredRecord:
         for index, value in self._connection.execute(
             "SELECT idx, hash FROM log_hashes WHERE level = 0 ORDER BY idx"
         ):
-            yield index, _bytes(value)
+            if isinstance(index, int):
+                yield index, _bytes(value)
 
     def nodes(self) -> dict[tuple[int, int], bytes]:
         """Return the hashes above the leaves, by level and index."""
@@ -55,6 +59,7 @@ class StoredRecord:
             for level, index, value in self._connection.execute(
                 "SELECT level, idx, hash FROM log_hashes WHERE level IS NOT 0"
             )
+            if isinstance(level, int) and isinstance(index, int)
         }
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:

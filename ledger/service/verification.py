@@ -33,7 +33,13 @@ from ledger.tlog.merkle import (
     root_at,
     verify_consistency,
 )
-from ledger.tlog.note import MAX_NOTE_BYTES, VerifierKey, encode_base64, encode_text
+from ledger.tlog.note import (
+    MAX_NOTE_BYTES,
+    VerifierKey,
+    encode_base64,
+    encode_text,
+    parse_note,
+)
 from ledger.tlog.tiled import Tiled
 from ledger.tlog.tiles import Tile, hash_reader, tile_path
 from ledger.tlog.verify import Finding, Kind, Signed, Verdict, keys_in_force, read_signed, verify
@@ -96,6 +102,7 @@ class _Case:
         named = {each.key for each in known}
         unnamed = [LogKey(key) for key in trusted.keys if key not in named]
         self.keys = (*known, *unnamed)
+        self._is_told = bool(known)  # which keys may sign, by the record itself
         self.vouched = (*ranged, *unnamed) if trusted.keys else self.keys
         if not self.keys:
             self.doubts.append("No key of the log is known; give one with --key.")
@@ -114,27 +121,38 @@ class _Case:
         except LogError as error:
             self.doubts.append(f"--checkpoint cannot be used: {error}.")
 
+    def _is_ours(self, note: bytes) -> bool:
+        """Tell whether a note says to be signed by a key that is known."""
+        known = {(each.key.name, each.key.key_id) for each in self.keys}
+        try:
+            return any((each.name, each.key_id) in known for each in parse_note(note).signatures)
+        except LogFormatError:
+            return False
+
     def found(self, notes: Iterable[tuple[int | None, bytes]], source: str, *, beside: bool) -> int:
         """Take the checkpoints of a source, with the sizes that they should have; count the bad."""
-        bad: list[tuple[int | None, str]] = []
+        bad: list[tuple[int | None, str, bool]] = []
         for size, note in notes if self.keys else ():
             try:
                 signed = read_signed(note, self.keys, source=source, beside=beside)
             except LogError as error:
-                bad.append((size, str(error)))
+                bad.append((size, str(error), self._is_ours(note)))
             else:
                 if size in (None, signed.checkpoint.size):
                     self.signed.append(signed)
                 else:
-                    bad.append((size, f"it is signed over {signed.checkpoint.size} events"))
-        if bad:
-            size, why = bad[0]
-            over = "" if size is None else f" of {size} events"
+                    over = signed.checkpoint.size
+                    bad.append((size, f"it is signed over {over} events", True))
+        if bad and not (self._is_told or any(ours for _, _, ours in bad)):
+            self.doubts.append(f"The checkpoint of {source} cannot be used: {bad[0][1]}.")
+        elif bad:
+            size, why, _ = bad[0]
+            of = "" if size is None else f" of {size} events"
             more = f" So it is with {len(bad) - 1} more." if bad[1:] else ""
             self.findings.append(
                 Finding(
                     Kind.CHECKPOINT,
-                    f"A checkpoint{over} in {source} is none that the log signed: {why}.{more}",
+                    f"A checkpoint{of} in {source} is none that the log signed: {why}.{more}",
                     size=size,
                 )
             )
