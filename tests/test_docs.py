@@ -605,6 +605,7 @@ OF_EVERY_COMMAND = {
     *("body_too_large", "conflict"),
     *("unsupported_media_type", "invalid_request", "invalid_value", "event_too_large"),
     *("idempotency_key_reused", "unavailable", "behind", "store_busy", "unknown_fact"),
+    "log_not_verified",
     *("internal_error", "tamper_detected"),
 }
 

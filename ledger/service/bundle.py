@@ -34,10 +34,10 @@ from ledger.tlog.tiles import (
 README: Final = "README.txt"
 CHECKPOINT: Final = "checkpoint"
 KEYS: Final = "keys.txt"
-MAX_KEYS_BYTES: Final = 64 * 1024
-MAX_FILES: Final = 4_000_000  # tiles and bundles of half a billion events: a list of some 600 MB
-MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (LENGTH_BYTES + MAX_ENTRY_BYTES)
-MAX_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
+KEYS_BYTES_MAX: Final = 64 * 1024
+FILES_MAX: Final = 4_000_000  # tiles and bundles of half a billion events: a list of some 600 MB
+BUNDLE_BYTES_MAX: Final = TILE_WIDTH * (LENGTH_BYTES + MAX_ENTRY_BYTES)
+TILE_BYTES_MAX: Final = TILE_WIDTH * HASH_BYTES
 
 _ABOUT: Final = """\
 The record of the ledger {origin}: its first {size} events, as they were signed.
@@ -145,8 +145,8 @@ class Bundle:
             name, size = _parse_header(block, at)
             if name in self._places:
                 raise LogFormatError(f"the archive holds {name} twice")
-            if len(self._places) >= MAX_FILES:
-                raise LogFormatError(f"the archive holds more than {MAX_FILES} files")
+            if len(self._places) >= FILES_MAX:
+                raise LogFormatError(f"the archive holds more than {FILES_MAX} files")
             self._places[name] = (at + _BLOCK, size)
             at += _BLOCK + size
             filling = -size % _BLOCK
@@ -176,14 +176,14 @@ class Bundle:
 
     def keys(self) -> tuple[LogKey, ...]:
         """Return the keys that the archive names; they prove nothing by themselves."""
-        return parse_keys(self.file(KEYS, MAX_KEYS_BYTES))
+        return parse_keys(self.file(KEYS, KEYS_BYTES_MAX))
 
     def tile(self, tile: Tile) -> bytes | None:
         """Return a tile or a bundle of entries; None when it is absent."""
         name = tile_path(tile)
         if name not in self._places:
             return None
-        return self.file(name, MAX_BUNDLE_BYTES if tile.level is None else MAX_TILE_BYTES)
+        return self.file(name, BUNDLE_BYTES_MAX if tile.level is None else TILE_BYTES_MAX)
 
     def strangers(self, size: int) -> frozenset[str]:
         """Return the files that do not belong into a bundle of this size."""

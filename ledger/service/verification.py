@@ -19,7 +19,7 @@ import httpx
 import orjson
 
 from ledger.domain.errors import LedgerError
-from ledger.service.bundle import MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Bundle
+from ledger.service.bundle import BUNDLE_BYTES_MAX, TILE_BYTES_MAX, Bundle
 from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import DDL, LedgerRecorder
@@ -51,7 +51,7 @@ COULD_NOT_TELL: Final = 2
 HTTP_TIMEOUT_S: Final = 30
 KEPT: Final = "--checkpoint"  # what the caller's own checkpoint is called in findings
 FORK_FORMAT: Final = "compliance-ledger-fork/1"
-MAX_FORK_BYTES: Final = 2 * MAX_NOTE_BYTES
+FORK_BYTES_MAX: Final = 2 * MAX_NOTE_BYTES
 
 Progress = Callable[[int, int], None]
 
@@ -323,7 +323,7 @@ def verify_service(
 
 def _verify_served(client: httpx.Client, trusted: Trusted, progress: Progress) -> Report:
     def read(tile: Tile) -> bytes:
-        limit = MAX_BUNDLE_BYTES if tile.level is None else MAX_TILE_BYTES
+        limit = BUNDLE_BYTES_MAX if tile.level is None else TILE_BYTES_MAX
         return _fetched(client, f"/log/{tile_path(tile)}", limit)
 
     case = _Case(trusted, ())
@@ -439,7 +439,7 @@ def _evidence(report: Report, signed: Sequence[Signed], tiled: Tiled) -> bytes |
 def verify_evidence(path: Path, trusted: Trusted) -> Report:
     """Judge evidence of two histories: does it show that the log signed both?"""
     try:
-        return _verify_evidence(read_limited(path, MAX_FORK_BYTES), trusted)
+        return _verify_evidence(read_limited(path, FORK_BYTES_MAX), trusted)
     except OSError as error:
         return Report(doubts=(f"{path} cannot be read: {error.strerror}.",))
     except (LogError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from ledger.store.projection import Log, Projection
 
 SCHEMA_VERSION: Final = 1
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
+WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -185,7 +187,7 @@ class LedgerDatastore(SQLiteDatastore):
                 check_same_thread=False,
                 timeout=self.lock_timeout_s,
             )
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            mode = self._in_wal_mode(connection)
         except sqlite3.DatabaseError as error:
             raise Unavailable(f"{self.path} cannot be opened: {error}") from error
         connection.row_factory = sqlite3.Row
@@ -194,6 +196,21 @@ class LedgerDatastore(SQLiteDatastore):
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+    def _in_wal_mode(self, connection: sqlite3.Connection) -> str:
+        """Switch to WAL mode and return the mode. Others may be switching the new file, too.
+
+        SQLite refuses the second at once, whatever the timeout says, so it asks again.
+        """
+        tries = int(self.lock_timeout_s / WAL_RETRY_S)
+        while True:
+            try:
+                return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                tries -= 1
+                if tries < 0 or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+            time.sleep(WAL_RETRY_S)
 
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""

@@ -46,6 +46,10 @@ ROLES: Final = {
     ("GET", "/v1/events"): {"auditor"},
     ("GET", "/v1/events/counts"): {"auditor"},
     ("GET", "/v1/events/{position}"): {"auditor"},
+    ("GET", "/v1/events/{position}/proof"): {"auditor"},
+    ("GET", "/log/tile/{path}"): {"auditor"},
+    ("GET", "/v1/log/inclusion"): {"auditor"},
+    ("GET", "/v1/log/consistency"): {"auditor"},
     ("PUT", "/v1/policies/{id}"): {"admin"},
     ("GET", "/v1/policies"): EVERYBODY,
     ("GET", "/v1/policies/{id}"): EVERYBODY,
@@ -62,6 +66,7 @@ ROLES: Final = {
 OPEN: Final = {
     ("GET", "/livez"),
     ("GET", "/readyz"),
+    ("GET", "/log/checkpoint"),
     ("GET", "/.well-known/authzen-configuration"),
 }
 WITHOUT_BODY: Final = ("DELETE", "/v1/keys/{id}")
