@@ -345,6 +345,20 @@ def test_a_rotated_key_signs_no_further_trees(copy: Copy) -> None:
     assert [Kind.CHECKPOINT] == [kind for kind, _, _ in copy.found]
 
 
+def test_a_loss_that_was_accepted_is_on_record_and_verifies(folder: Path, copy: Copy) -> None:
+    """What is left is sound again; with a checkpoint from before it is not simply fine."""
+    shutil.copy(folder / "at-200" / "ledger.db", copy.path)
+    kept = copy.anchor.read_bytes()
+    service = at(copy.path.parent, checked=False)
+    service.signer.recover()
+    close(service)
+
+    assert ([], 0) == (copy.found, copy.report.code)
+    report = verify_database(copy.path, copy.anchor, Trusted(earlier=kept))
+    assert 2 == report.code
+    assert "rolled back and got a new key since" in report.doubts[0]
+
+
 def signed(copy: Copy, signer: Signer, size: int) -> bytes:
     """A checkpoint of the log as it is, by any key."""
     hashes = [each for (each,) in copy.rows("SELECT hash FROM log_hashes WHERE level = 0")]

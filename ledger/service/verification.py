@@ -119,7 +119,18 @@ class _Case:
         try:
             self.signed.append(read_signed(note, self.keys, source=KEPT))
         except LogError as error:
-            self.doubts.append(f"--checkpoint cannot be used: {error}.")
+            self.doubts.append(f"--checkpoint cannot be used: {error}.{self._replaced(note)}")
+
+    def _replaced(self, note: bytes) -> str:
+        """Say so when the key that signed was the log's, but may not sign trees of this size."""
+        try:
+            read_signed(note, [LogKey(each.key) for each in self.keys], source=KEPT)
+        except LogError:
+            return ""
+        return (
+            " By this record another key signs trees of that size: the record was rolled back and "
+            "got a new key since, or the old key was misused."
+        )
 
     def _is_ours(self, note: bytes) -> bool:
         """Tell whether a note says to be signed by a key that is known."""
