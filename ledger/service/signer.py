@@ -108,12 +108,9 @@ class Signer:
 
     def start(self) -> None:
         """Check what was signed against the database; then sign, and check everything."""
-        try:
-            found = self._ledger.log_keys()
-            self._key_of(found, max(1, self._recorder.position))
-        except (InvalidValue, LogError, TamperDetected) as error:
-            self._mark_doubted(str(error))
         self.check()
+        with self._doubting():
+            self._key_of(self._ledger.log_keys(), self._recorder.position)
         if self.doubt is not None:
             return
         for name, run in (("signer", self._sign_until_stopped), ("log-check", self._check_all)):
@@ -214,6 +211,7 @@ class Signer:
 
     def _sign(self, seen: _Seen) -> bool:
         """Sign a tree, unless another process was quicker; return whether it was signed."""
+        self.require_verified()
         with self._store.transaction(commit=True) as c:
             anchor = self._read_anchor()
             newest, stored, anchored = self._newest(c, anchor)
@@ -298,6 +296,8 @@ class Signer:
             newest = _read(note, "the newest checkpoint in the database")
             if newest.size > head:
                 raise _lost(newest.size, head)
+            if newest.size != self._rows.newest_size(c):
+                raise _doubt("the newest checkpoint in the database stands under another size")
             _check_signed(newest, note, keys, "the newest checkpoint in the database")
         stored = newest.size
         if anchor is None:
@@ -418,10 +418,10 @@ class Signer:
         self._check_tree(whole, self._stop, 0)
         kept = self._anchor.with_name(f"{self._anchor.name}.lost-{lost.size}")
         keyfile.replace_file(kept, anchor, CHECKPOINT_MODE)
-        key = keyfile.add(self._key_file, self._ledger.log_keys()[-1].key.name)
         with self._ledger.together():
             if self._recorder.position != head:
                 raise InvalidValue("the ledger is being written to; stop every process first")
+            key = keyfile.add(self._key_file, self._ledger.log_keys()[-1].key.name)
             recovered = self._ledger.record_recovery(
                 lost_from=head + 1, checkpoint_size=lost.size, checkpoint_root=lost.root.hex()
             )

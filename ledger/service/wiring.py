@@ -139,9 +139,11 @@ class Service:
     def rotate_log_key(self) -> str:
         """Make a new key of the log and let it sign from here on; returns the public key."""
         self.signer.require_verified()
-        origin = self.ledger.log_keys()[-1].key.name
-        key = format_vkey(keyfile.add(self.settings.log_key_path, origin).verifier_key)
-        self.ledger.rotate_log_key(key)
+        # Under the write lock, because two processes that add to the file at once would lose a key.
+        with self.ledger.together():
+            origin = self.ledger.log_keys()[-1].key.name
+            key = format_vkey(keyfile.add(self.settings.log_key_path, origin).verifier_key)
+            self.ledger.rotate_log_key(key)
         return key
 
     def load(self) -> int:

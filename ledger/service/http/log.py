@@ -44,7 +44,10 @@ def _described(description: str, media_type: str, *errors: type[Any]) -> dict[in
     """Describe the answers of a route that does not answer in JSON."""
     schema = {"type": "string"} if media_type == TEXT else {"type": "string", "format": "binary"}
     return {
-        200: {"description": description, "content": {media_type: {"schema": schema}}},
+        200: {
+            "description": description,
+            "content": {media_type.partition(";")[0]: {"schema": schema}},
+        },
         **responses(*errors),
     }
 
