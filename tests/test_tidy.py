@@ -243,6 +243,8 @@ def test_imports_go_one_way(copied_tree: Path) -> None:
         ("ledger.domain.access", "import ledger.application"),
         ("ledger.application", "import projections.access"),
         ("ledger.application", "import ledger.service"),
+        ("ledger.tlog.verify", "import sqlite3"),
+        ("ledger.tlog.tiled", "import ledger.store"),
         ("projections.conduct", "import ledger.service"),
         ("projections.conduct", "import projections.trail"),
     ],

@@ -1,6 +1,7 @@
-"""The command line: ``compliance-ledger init | serve | demo | rebuild | recover | keys …``.
+"""The command line: ``compliance-ledger init | serve | demo | rebuild | verify | export …``.
 
-Exit codes: 0 done; 1 the ledger refused or something differs; 2 the command line is wrong.
+Exit codes: 0 done; 1 the ledger refused or something differs; 2 the command line is wrong, or
+``verify`` could not tell.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -25,7 +27,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ledger.domain.errors import InvalidValue, LedgerError, NotFound, Unavailable
+from ledger.domain.errors import (
+    InvalidValue,
+    LedgerError,
+    NotFound,
+    TamperDetected,
+    Unavailable,
+)
 from ledger.domain.values import Role, format_instant, parse_instant
 from ledger.service.settings import Settings
 from ledger.tlog.note import format_vkey
@@ -33,14 +41,18 @@ from ledger.tlog.note import format_vkey
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from ledger.service.verification import Report, Trusted
     from ledger.service.wiring import Service
     from ledger.service.witness import Evidence, Witness
+    from ledger.tlog.note import VerifierKey
 
 DEMO_FOLDER: Final = Path("var/demo")
 FIRST_OPERATOR: Final = "admin"
 KEEP_ALIVE_S: Final = 75  # longer than the idle time of common proxies, so that they close first
 SWITCH_INTERVAL_S: Final = 0.001  # a tenth of a write; shorter ones cost more than they give
 DRAIN_S: Final = 30  # how long open requests may take once the service is told to stop
+FINDINGS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
+VERDICTS: Final = ("fine", "tampered", "could_not_tell")  # by exit code
 TABLE_WIDTH_MIN: Final = 160  # characters; in a narrower one ids would be cut
 
 app = typer.Typer(
@@ -386,6 +398,238 @@ def recover(
         return
     out.print(recorded.sentence, markup=False)
     out.print(f"The new public key of the log: {log_key}", markup=False)
+
+
+# --- verify, export, backup -----------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    url: Annotated[str | None, typer.Option(help="Verify what a service serves.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Verify an archive that export made, offline.")
+    ] = None,
+    fork: Annotated[
+        Path | None, typer.Option(help="Judge evidence of two histories that --evidence wrote.")
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="A public key of the log, kept elsewhere; several: again, or a comma."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint of this ledger that was kept.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LEDGER_API_KEY", help="The key of an auditor, with --url."),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Keep the newest checkpoint in this file, if all is well."),
+    ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(help="Write evidence of two histories to this file, if there are."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the whole record and compare it with what was signed.
+
+    Without --url, --bundle and --fork it verifies the database of the settings, projections too.
+    Exits with 0 when all is well, 1 when something was tampered with, 2 when it could not tell.
+    """
+    from ledger.service import verification
+
+    if sum(place is not None for place in (url, bundle, fork)) > 1:
+        raise typer.BadParameter("--url, --bundle and --fork exclude each other")
+    trusted = verification.Trusted(_log_keys(key or []), _kept(checkpoint))
+    if url is not None and not trusted.keys:
+        raise typer.BadParameter("--url needs --key: a service could name any key")
+    with _verifying(as_json=as_json) as progress:
+        if fork is not None:
+            report = verification.verify_evidence(fork, trusted)
+        elif bundle is not None:
+            report = verification.verify_bundle(bundle, trusted, progress=progress)
+        elif url is not None:
+            report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
+        else:
+            settings = _settings_to_verify()
+            report = verify_files(
+                settings.database_path, settings.checkpoint_path, trusted, progress
+            )
+    if save is not None and report.code == verification.FINE and report.proven is not None:
+        _write(save, report.proven.note)
+    if evidence is not None and report.evidence is not None:
+        _write(evidence, report.evidence)
+    _show(report, as_json=as_json)
+    if report.code:
+        raise typer.Exit(report.code)
+
+
+def _log_keys(texts: list[str]) -> tuple[VerifierKey, ...]:
+    from ledger.tlog.merkle import LogError
+    from ledger.tlog.note import KeyType, parse_vkey
+
+    try:
+        found = tuple(parse_vkey(each) for text in texts for each in text.split(","))
+    except LogError as error:
+        raise typer.BadParameter(f"--key: {error}") from None
+    if any(each.type is not KeyType.ED25519 for each in found):
+        raise typer.BadParameter("--key: this is the key of a witness, not of a log")
+    return found
+
+
+def _kept(checkpoint: Path | None) -> bytes | None:
+    from ledger.service.verification import read_limited
+    from ledger.tlog.merkle import LogError
+    from ledger.tlog.note import MAX_NOTE_BYTES
+
+    try:
+        return None if checkpoint is None else read_limited(checkpoint, MAX_NOTE_BYTES)
+    except (OSError, LogError) as error:
+        raise typer.BadParameter(f"--checkpoint: {error}") from None
+
+
+def _settings_to_verify() -> Settings:
+    try:
+        return _settings()
+    except LedgerError as error:  # an exit with 1 would say that something was tampered with
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("verifying", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def verify_files(
+    database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
+) -> Report:
+    """Verify a database with its checkpoint file, and its projections when the history is sound."""
+    from ledger.service.verification import verify_database, with_projections
+    from ledger.service.wiring import reading_recorder
+
+    report = verify_database(database, checkpoint, trusted, progress=progress)
+    if not report.events:
+        return report
+    recorder = reading_recorder(database)
+    try:
+        return with_projections(report, recorder, progress)
+    finally:
+        recorder.store.close()
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    proven = report.proven.checkpoint if report.proven else None
+    if as_json:
+        _print_json(
+            {
+                "verdict": VERDICTS[report.code],
+                "events": report.events,
+                "checkpoint": proven
+                and {"origin": proven.origin, "size": proven.size, "root": proven.root.hex()},
+                "findings": [asdict(finding) for finding in report.findings],
+                "doubts": report.doubts,
+                "remarks": report.remarks,
+            }
+        )
+        return
+    for finding in report.findings[:FINDINGS_SHOWN_MAX]:
+        out.print(f"{finding.kind}: {finding.sentence}", markup=False)
+    if report.findings[FINDINGS_SHOWN_MAX:]:
+        out.print(f"… and {len(report.findings) - FINDINGS_SHOWN_MAX} more; --json has them all.")
+    for line in (*report.doubts, *report.remarks):
+        out.print(line, markup=False)
+    if proven is not None and report.events:
+        out.print(
+            f"{report.events} events; the newest checkpoint that fits is of {proven.size}, signed "
+            f"by {proven.origin}.",
+            markup=False,
+        )
+    out.print(f"{VERDICTS[report.code].replace('_', ' ').capitalize()}.")
+
+
+def _write(path: Path, data: bytes) -> None:
+    from ledger.service.keyfile import replace_file
+
+    try:
+        replace_file(path, data, 0o644)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from None
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Option(help="The archive to write; it must not exist.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the whole record, as it was signed last, to an archive that anybody can verify."""
+    from ledger.service.bundle import Contents, write_bundle
+    from ledger.tlog.checkpoint import parse_checkpoint
+    from ledger.tlog.merkle import LogError
+    from ledger.tlog.note import parse_note
+    from ledger.tlog.tiles import Tile
+
+    with _existing(_settings()) as service, service.reading() as (c, _):
+        note = service.log.newest_checkpoint(c)
+        if note is None:
+            raise InvalidValue("nothing was signed yet; start the service, which signs")
+
+        def read(tile: Tile) -> bytes:
+            return service.log.bundle(c, tile) if tile.level is None else service.log.tile(c, tile)
+
+        try:
+            signed = parse_checkpoint(parse_note(note).text)
+            log_keys = service.ledger.log_keys()
+            contents = Contents(
+                signed.origin,
+                signed.size,
+                note,
+                tuple(each for each in log_keys if each.first_size <= signed.size),
+                read,
+            )
+            with Progress(console=err, disable=as_json) as bar:
+                task = bar.add_task("exporting", total=signed.size)
+                write_bundle(
+                    bundle, contents, progress=lambda done: bar.update(task, completed=done)
+                )
+        except LogError as error:
+            raise TamperDetected(f"{error}; run compliance-ledger verify") from None
+    if as_json:
+        _print_json({"bundle": str(bundle), "origin": signed.origin, "size": signed.size})
+    else:
+        out.print(f"Wrote {signed.size} events of {signed.origin} to {bundle}.", markup=False)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to; a folder that is new or empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the ledger while it runs, with its checkpoint, and verify the copy.
+
+    Exits as verify does. The log's private keys and the vault key are not copied.
+    """
+    from ledger.service.backup import back_up
+    from ledger.service.verification import Trusted
+
+    settings = _settings()
+    copied = back_up(settings.database_path, settings.checkpoint_path, folder)
+    with _verifying(as_json=as_json) as progress:
+        report = verify_files(copied.database, copied.checkpoint, Trusted(), progress)
+    if not as_json:
+        out.print(f"Copied {settings.database_path} to {copied.database}.", markup=False)
+        if copied.vault is not None:
+            out.print(
+                f"Copied the vault to {copied.vault}: it has the keys of whoever is erased later, "
+                "so it MUST NOT be kept as long as the rest.",
+                markup=False,
+            )
+    _show(report, as_json=as_json)
+    if report.code:
+        raise typer.Exit(report.code)
 
 
 # --- wrongful -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -276,7 +277,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     policy = PolicyFile()
     if settings.witness_policy is not None:
         policy = read_witness_policy(settings.witness_policy)
-    witnesses = Witnesses(policy, store, log)
+    witnesses = Witnesses(policy, store, log_rows)
     signer.to_publish = witnesses.publication.newest
     signer.on_checkpoint.append(witnesses.offer)
     return Service(
@@ -304,4 +305,14 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
             if settings.decision_log
             else None
         ),
+    )
+
+
+def reading_recorder(path: Path) -> LedgerRecorder:
+    """Return a recorder on a file that must exist, to compare projections: it appends nothing."""
+    return LedgerRecorder(
+        LedgerDatastore(path),
+        clock=wall_clock,
+        log=None,
+        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows()),
     )

@@ -565,6 +565,132 @@ def test_a_role_given_with_a_key_that_is_refused_is_not_changed(run: Run) -> Non
     assert "officer" == run("keys", "list", "--json").json[1]["role"]
 
 
+# --- verify, export, backup -----------------------------------------------------------------------
+
+
+def signed_ledger(run: Run) -> str:
+    """Make a ledger and sign it, as serving does; returns the log's public key."""
+    key = str(run("init", "--json").json["log_key"])
+    sign()
+    return key
+
+
+def sign() -> None:
+    """Sign what was recorded since."""
+    service = held()
+    service.signer.start()
+    service.signer.stop()
+    check_ledger(service)
+    service.recorder.store.close()
+
+
+def test_a_record_is_verified_with_a_key_and_a_kept_checkpoint(run: Run) -> None:
+    """What --save keeps is what --checkpoint takes, and the record must continue it."""
+    key = signed_ledger(run)
+
+    ran = run("verify", "--key", key, "--save", "kept.txt")
+    assert (0, ["Fine."]) == (ran.code, ran.out.splitlines()[-1:])
+    assert Path("var/ledger.checkpoint").read_bytes() == Path("kept.txt").read_bytes()
+
+    run("keys", "issue", "jane", "--role", "officer")
+    sign()
+    told = run("verify", "--key", key, "--checkpoint", "kept.txt", "--json").json
+    assert ("fine", 5, [], [], []) == tuple(
+        told[name] for name in ("verdict", "events", "findings", "doubts", "remarks")
+    )
+    assert ("ledger.localhost", 5) == (told["checkpoint"]["origin"], told["checkpoint"]["size"])
+
+
+def test_what_was_tampered_with_is_told_with_exit_code_1(run: Run) -> None:
+    """A finding has kind, sentence and position; nothing is saved."""
+    key = signed_ledger(run)
+    with sqlite3.connect("var/ledger.db") as c:
+        c.execute("DROP TRIGGER events_are_never_changed")
+        c.execute("UPDATE events SET recorded_at = '2020' WHERE position = 2")
+    c.close()
+
+    ran = run("verify", "--key", key, "--save", "kept.txt")
+    told = run("verify", "--key", key, "--json")
+
+    assert (1, 1) == (ran.code, told.code)
+    assert ran.out.startswith("changed: Event 2 was changed")
+    assert "Tampered." == ran.out.splitlines()[-1]
+    assert not Path("kept.txt").exists()
+    (finding,) = told.json["findings"]
+    assert ("changed", 2, None) == (finding["kind"], finding["position"], finding["last"])
+
+
+def test_what_could_not_be_told_is_exit_code_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ledger, nothing signed, a slip on the command line, or settings that are none."""
+    assert 2 == run("verify").code
+    run("init")
+    ran = run("verify")
+    assert (2, "Could not tell.") == (ran.code, ran.out.splitlines()[-1])
+    for wrong in (
+        ["--url", "http://127.0.0.1:1"],
+        ["--url", "http://127.0.0.1:1", "--bundle", "x"],
+        ["--bundle", "nowhere.tar"],
+        ["--fork", "nowhere.json"],
+        ["--key", "nonsense"],
+        ["--checkpoint", "nowhere.txt"],
+    ):
+        assert 2 == run("verify", *wrong).code, wrong
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "nonsense")
+    assert 2 == run("verify").code
+
+
+def test_many_findings_are_counted_and_not_all_printed(run: Run) -> None:
+    """A person reads some; for machines all are there."""
+    key = signed_ledger(run)
+    with sqlite3.connect("var/ledger.db") as c:
+        c.execute("DROP TRIGGER events_are_dense")
+        for position in range(100, 160, 2):
+            c.execute(
+                "INSERT INTO events SELECT ?, 'x' || ?, version, type, recorded_at, state "
+                "FROM events WHERE position = 2",
+                (position, position),
+            )
+    c.close()
+
+    ran = run("verify", "--key", key)
+
+    assert 20 == sum(line.startswith("inserted: ") for line in ran.out.splitlines())
+    assert "… and 10 more; --json has them all." in ran.out
+    assert 30 == len(run("verify", "--json").json["findings"])
+
+
+def test_an_export_is_an_archive_that_verifies(run: Run) -> None:
+    """It is written once, and only of what was signed."""
+    run("init")
+    refused = run("export", "--bundle", "record.tar")
+    assert (1, False) == (refused.code, Path("record.tar").exists())
+    sign()
+
+    told = run("export", "--bundle", "record.tar", "--json").json
+    assert {"bundle": "record.tar", "origin": "ledger.localhost", "size": 3} == told
+    assert 0 == run("verify", "--bundle", "record.tar").code
+    assert 1 == run("export", "--bundle", "record.tar").code
+
+
+def test_a_backup_is_verified_and_can_take_the_place_of_the_ledger(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vault comes along with a warning; a folder that is not empty is refused."""
+    signed_ledger(run)
+    with sqlite3.connect("var/ledger.vault") as c:
+        c.execute("CREATE TABLE wrapped (key BLOB)")
+    c.close()
+
+    ran = run("backup", "copy")
+
+    assert (0, "Fine.") == (ran.code, ran.out.splitlines()[-1])
+    assert "MUST NOT be kept as long" in ran.out
+    assert 1 == run("backup", "copy").code
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "sqlite:///copy/ledger.db")
+    assert 0 == run("verify").code
+    assert "fine" == run("backup", "again", "--json").json["verdict"]
+
+
 # --- help -----------------------------------------------------------------------------------------
 
 
