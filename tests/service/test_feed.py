@@ -348,10 +348,20 @@ class Overtaken(AccessIndex):
     def check(self, *asked: Any, **more: Any) -> Answer:
         """Answer, and only then take in the event."""
         answer = super().check(*asked, **more)
+        self.take_in_next()
+        return answer
+
+    def allows_all(self, subject: str) -> bool:
+        """Answer, and only then take in the event."""
+        answer = super().allows_all(subject)
+        self.take_in_next()
+        return answer
+
+    def take_in_next(self) -> None:
+        """Take in the event, once."""
         if self.next is not None:
             self.apply(self.next)
             self.next = None
-        return answer
 
 
 @pytest.mark.parametrize("path", ["evaluation", "evaluations"])

@@ -568,10 +568,9 @@ def test_a_backup_is_a_whole_ledger(folder: Path, tmp_path: Path) -> None:
     )
 
     assert 0 == Copy(copied.database).whole.code
-    assert ["ledger.checkpoint", "ledger.db"] == sorted(
+    assert ["ledger.checkpoint", "ledger.db", "ledger.vault"] == sorted(
         each.name for each in copied.database.parent.iterdir()
     )
-    assert None is copied.vault
 
 
 def test_a_backup_of_a_ledger_in_use_holds_what_was_recorded(running: Running) -> None:
