@@ -552,10 +552,10 @@ def _show(report: Report, *, as_json: bool) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    from ledger.service.keyfile import replace_file
+    from ledger.store.secret_file import put_file
 
     try:
-        replace_file(path, data, 0o644)
+        put_file(path, data, 0o644)
     except OSError as error:
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from None
 

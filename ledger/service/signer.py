@@ -28,6 +28,7 @@ from ledger.domain.errors import InvalidValue, LogNotVerified, TamperDetected
 from ledger.domain.events import LedgerRecovered, Recorded
 from ledger.domain.values import format_instant
 from ledger.service import keyfile
+from ledger.store.secret_file import put_file
 from ledger.store.sqlite import READ_BATCH
 from ledger.tlog.checkpoint import (
     Checkpoint,
@@ -229,11 +230,11 @@ class Signer:
                 self._rows.add_checkpoint(c, newest.size, anchor, now)
             if seen.tree.size > newest.size:
                 note = self._note_of(seen.tree)
-                keyfile.replace_file(self._anchor, note, CHECKPOINT_MODE)
+                put_file(self._anchor, note, CHECKPOINT_MODE)
                 self._rows.add_checkpoint(c, seen.tree.size, note, now)
             elif anchored != newest.size:
                 note = self._rows.checkpoint_at(c, newest.size) or b""
-                keyfile.replace_file(self._anchor, note, CHECKPOINT_MODE)
+                put_file(self._anchor, note, CHECKPOINT_MODE)
         self._trusted = seen.tree
         return seen.tree.size > newest.size
 
@@ -423,7 +424,7 @@ class Signer:
             whole = self._recompute(c, self._trusted, head)
         self._check_tree(whole, self._stop, 0)
         kept = self._anchor.with_name(f"{self._anchor.name}.lost-{lost.size}")
-        keyfile.replace_file(kept, anchor, CHECKPOINT_MODE)
+        put_file(kept, anchor, CHECKPOINT_MODE)
         with self._ledger.together():
             if self._recorder.position != head:
                 raise InvalidValue("the ledger is being written to; stop every process first")

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import sqlite3
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -30,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ledger.domain.errors import InvalidValue, Unavailable
-from ledger.service import keyfile
+from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
 from ledger.tlog.checkpoint import (
     Checkpoint,
     LogKey,
@@ -168,25 +166,18 @@ def make_witness(folder: Path, name: str) -> VerifierKey:
             c.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
         # Last: a key without its state would be refused, a state without its key does no harm.
         line = format_signer(signer) + "\n"
-        keyfile.replace_file(folder / KEY_FILE, line.encode(), keyfile.OWNER_ONLY)
+        put_file(folder / KEY_FILE, line.encode(), OWNER_ONLY)
     except OSError as error:
         raise Unavailable(f"{folder} cannot be written: {error.strerror}") from None
     return signer.verifier_key
 
 
 def _read_key(path: Path) -> Signer:
+    raw = read_secret(
+        path, "the witness's key file", when_missing="run compliance-ledger witness init"
+    )
     try:
-        with path.open(encoding="utf-8") as file:
-            about = os.fstat(file.fileno())
-            if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077:
-                raise InvalidValue(
-                    f"{path} may be read by others than its owner; run: chmod 600 {path}"
-                )
-            signer = parse_signer(file.read().removesuffix("\n"))
-    except FileNotFoundError:
-        raise InvalidValue(f"{path} does not exist; run compliance-ledger witness init") from None
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
+        signer = parse_signer(raw.decode().removesuffix("\n"))
     except (LogFormatError, UnicodeDecodeError):
         raise InvalidValue(f"{path} holds no signer key") from None
     if signer.type is not KeyType.COSIGNATURE:

@@ -22,13 +22,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import secrets
 import sqlite3
-import stat
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,9 +34,10 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ledger.domain.errors import TamperDetected, VaultUnavailable
+from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Sealed, Subject
+from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
 
 VAULT_KEY_BYTES: Final = 32
 VAULT_TIMEOUT_S: Final = 10  # as long as a writer waits for the ledger itself
@@ -268,46 +267,21 @@ def fingerprint(secret: bytes) -> str:
 def make_vault_key(path: Path) -> None:
     """Make the file of a new vault key, whole or not at all; one that is there stays as it is."""
     text = base64.b64encode(secrets.token_bytes(VAULT_KEY_BYTES)) + b"\n"
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, text)
-            os.fsync(descriptor)
-            with suppress(FileExistsError):
-                os.link(fresh, path)
-        finally:
-            os.close(descriptor)
-            fresh.unlink()
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put_file(path, text, OWNER_ONLY, replace=False)
     except OSError as error:
         raise VaultUnavailable(f"{path} cannot be made: {error.strerror}") from None
 
 
 def read_vault_key(path: Path) -> bytes:
-    """Return the vault key of a file that only we can read; else raise ``VaultUnavailable``."""
-    try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            text = file.read(1_000)
-    except FileNotFoundError:
-        raise VaultUnavailable(
-            f"there is no vault key at {path}; put the file back from where its copy is kept"
-        ) from None
-    except OSError as error:
-        raise VaultUnavailable(f"{path} cannot be read: {error.strerror}") from None
-    if about.st_uid != os.geteuid():
-        raise VaultUnavailable(f"{path} belongs to another user; make it yours with chown")
-    if stat.S_IMODE(about.st_mode) & 0o077:
-        raise VaultUnavailable(f"others may read or change {path}; run chmod 600 on it")
+    """Return the vault key; raises ``InvalidValue`` for a file that others can use, or no key."""
+    text = read_secret(
+        path, "the vault key", when_missing="put the file back from where its copy is kept"
+    )
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
         key = b""
     if len(key) != VAULT_KEY_BYTES:
-        raise VaultUnavailable(f"{path} does not hold a vault key: 32 bytes in base64, one line")
+        raise InvalidValue(f"{path} does not hold a vault key: 32 bytes in base64, one line")
     return key

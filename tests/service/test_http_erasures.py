@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 
-from ledger.domain.errors import VaultUnavailable
+from ledger.domain.errors import InvalidValue, VaultUnavailable
 from ledger.service.wiring import build
 from ledger.store.codec import as_json
 from ledger.store.replay import rebuild
@@ -531,7 +531,7 @@ def test_a_ledger_without_its_vault_key_is_not_opened(
     kept = key.read_bytes()
     key.unlink()
 
-    with pytest.raises(VaultUnavailable, match="put the file back"):
+    with pytest.raises(InvalidValue, match="put the file back"):
         build(settings, clock=clock)
     key.touch(mode=0o600)
     key.write_bytes(b"A" * 43 + b"=\n")

@@ -240,7 +240,7 @@ def test_a_witness_without_its_own_state_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="chmod 600"):
         opened(tmp_path / "b")
     (tmp_path / "b" / KEY_FILE).unlink()
-    with pytest.raises(InvalidValue, match="does not exist"):
+    with pytest.raises(InvalidValue, match="is missing; run compliance-ledger witness init"):
         opened(tmp_path / "b")
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.domain.errors import TamperDetected, VaultUnavailable
+from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import Author, Draft, SubjectSuspended, ViolationRecorded
 from ledger.domain.values import RecordedEvidence, Sealed, Unsealed
 from ledger.store.codec import encode
@@ -376,7 +376,7 @@ def test_a_vault_key_that_others_may_read_or_change_is_refused(tmp_path: Path, m
     make_vault_key(path)
     path.chmod(mode)
 
-    with pytest.raises(VaultUnavailable, match="chmod 600"):
+    with pytest.raises(InvalidValue, match="chmod 600"):
         read_vault_key(path)
 
 
@@ -387,7 +387,7 @@ def test_a_vault_key_of_another_owner_is_refused(tmp_path: Path) -> None:
     make_vault_key(path)
     os.chown(path, 12_345, -1)
 
-    with pytest.raises(VaultUnavailable, match="another user"):
+    with pytest.raises(InvalidValue, match="belongs to user 12345"):
         read_vault_key(path)
 
 
@@ -400,11 +400,11 @@ def test_a_vault_key_of_another_form_is_refused(tmp_path: Path, text: str) -> No
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
 
-    with pytest.raises(VaultUnavailable, match="does not hold a vault key"):
+    with pytest.raises(InvalidValue, match="does not hold a vault key"):
         read_vault_key(path)
 
 
 def test_a_vault_key_that_is_missing_is_refused_with_a_sentence(tmp_path: Path) -> None:
     """No new key is made for a vault that has one somewhere."""
-    with pytest.raises(VaultUnavailable, match="put the file back"):
+    with pytest.raises(InvalidValue, match="put the file back"):
         read_vault_key(tmp_path / "ledger.vault-key")
