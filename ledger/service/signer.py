@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ LOOK_INTERVAL_S: Final = 0.05  # between two looks for commits; one PRAGMA costs
 SIGNED_TOGETHER_MAX: Final = 10_000  # events that one checkpoint adds: a tenth of a second of work
 START_EVENTS_MAX: Final = 100_000  # unsigned events recomputed before the start: about a second
 CHECK_PAUSE_S: Final = 0.005  # after every 256 events of the full check: requests come first
+AUDIT_INTERVAL_S: Final = 30.0  # between two full checks: an edit is found within a minute
+AUDIT_REST: Final = 20  # times as long as a full check took, if that is longer: 5 % of a core
 CHECKPOINT_MODE: Final = 0o644  # anybody may read what was signed
 
 State = Literal["checking", "verified", "doubted"]
@@ -367,6 +370,14 @@ class Signer:
     # --- checking everything ----------------------------------------------------------------------
 
     def _check_all(self) -> None:
+        """Check everything, again and again: an edit is found while the service runs, too."""
+        while self.doubt is None and not self._stop.is_set():
+            began = time.monotonic()
+            self._check_once()
+            took = time.monotonic() - began
+            self._stop.wait(max(AUDIT_INTERVAL_S, AUDIT_REST * took))
+
+    def _check_once(self) -> None:
         assert self._trusted is not None
         try:
             with self._doubting():

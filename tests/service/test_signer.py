@@ -14,7 +14,7 @@ from eventsourcing.persistence import StoredEvent
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.errors import InvalidValue, LogNotVerified
 from ledger.domain.values import Subject
-from ledger.service import keyfile
+from ledger.service import keyfile, signer
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from ledger.tlog.checkpoint import Checkpoint, LogKey, format_checkpoint, parse_checkpoint
@@ -178,6 +178,25 @@ def test_the_whole_log_is_checked_after_the_start(service: Service) -> None:
         until(lambda: other.signer.state == "doubted", within_s=60)
         assert other.signer.doubt is not None
         assert "hash 7 of tile level 1" in other.signer.doubt
+
+
+def test_an_edit_is_found_while_the_service_runs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is checked again and again, so a row need not wait for a restart to be found."""
+    monkeypatch.setattr(signer, "AUDIT_INTERVAL_S", 0.05)
+    monkeypatch.setattr(signer, "AUDIT_REST", 1)
+    append(service, 3)
+    with signing(service):
+        assert service.signer.wait_for(3, WITHIN_S)
+        until(lambda: service.signer.state == "verified", within_s=WITHIN_S)
+        tamper(service, "UPDATE events SET type = 'subject.unlinked' WHERE position = 2")
+        until(lambda: service.signer.state == "doubted", within_s=WITHIN_S)
+
+        assert service.signer.doubt is not None
+        assert "event 2 is not the one that was recorded" in service.signer.doubt
+        with pytest.raises(LogNotVerified):
+            append(service, 1)
 
 
 def test_an_error_while_telling_witnesses_stops_nothing(service: Service) -> None:
