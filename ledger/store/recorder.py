@@ -291,9 +291,7 @@ class LedgerRecorder(ApplicationRecorder):
             draft.event,
         )
 
-    def find_command(
-        self, c: Cursor, operator: str, key: str
-    ) -> tuple[str, int, bool] | None:
+    def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
         """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
 
         A command may also have found that its fact held already, recorded by another.
@@ -475,6 +473,8 @@ class LedgerRecorder(ApplicationRecorder):
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """Return the events at positions, in the order of ``positions``; each must exist."""
+        if not positions:
+            return []
         with self.store.transaction(commit=False) as c:
             c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
             found = {row["position"]: self._recorded(row) for row in c.fetchall()}
