@@ -27,7 +27,8 @@ from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
 from ledger.tlog.note import format_vkey

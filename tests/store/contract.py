@@ -35,7 +35,7 @@ from ledger.domain.events import (
 from ledger.domain.values import EVENT_BYTES_MAX, RecordedEvidence, Role, Subject
 from ledger.store.codec import LedgerMapper, Placed, encode
 from ledger.store.projection import Projection
-from ledger.store.sqlite import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
 from tests.conftest import T0, SetClock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -260,7 +260,7 @@ class RecorderContract(ABC):
         recorder.insert_events([enrolled(f"o{number}") for number in range(7)])
 
         for batch in (1, 2, 3, 7, 8):
-            monkeypatch.setattr("ledger.store.sqlite.READ_BATCH", batch)
+            monkeypatch.setattr("ledger.store.recorder.READ_BATCH", batch)
             assert [1, 2, 3, 4, 5, 6, 7] == positions(recorder)
             part = recorder.events(after=2, until=5)
             assert [3, 4, 5] == [recorded.position for recorded in part]

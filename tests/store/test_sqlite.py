@@ -18,7 +18,8 @@ from eventsourcing.tests.persistence import ApplicationRecorderTestCase
 from ledger.domain.errors import Unavailable
 from ledger.domain.events import Recorded
 from ledger.store.projection import Projection
-from ledger.store.sqlite import SCHEMA_VERSION, LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import SCHEMA_VERSION, LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.log import LogRows
 from tests.conftest import SetClock
 from tests.store.contract import Interrupted, Names, RecorderContract, enrolled, positions
