@@ -18,7 +18,8 @@ from ledger.application import SYSTEM_AUTHOR, Ledger
 from ledger.domain.values import Subject
 from ledger.service.settings import Settings
 from ledger.service.wiring import build, wall_clock
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import consistency_proof, inclusion_proof
 

@@ -62,7 +62,7 @@ from ledger.domain.values import (
     sortable_id,
 )
 from ledger.store.codec import Placed
-from ledger.store.sqlite import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
 from ledger.store.vault import Vault
 from ledger.tlog.checkpoint import LogKey
 from ledger.tlog.note import VerifierKey, parse_vkey

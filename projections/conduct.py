@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from eventsourcing.persistence import Cursor
 
 from ledger.domain.events import Recorded, ViolationOverturned, ViolationRecorded, WarningIssued
 from ledger.domain.values import DetectedBy, Subject, format_instant
-
-_NAME_OF_POLICY: Final = "substr({0}, 1, instr({0}, '@') - 1)"
 
 ViolationState = Literal["stands", "overturned"]
 
@@ -54,8 +52,10 @@ class ConductRows:
             overturned_at TEXT,
             overturned_reason TEXT
         ) STRICT""",
-        "CREATE INDEX IF NOT EXISTS conduct_violations_subject ON conduct_violations (subject)",
-        "CREATE INDEX IF NOT EXISTS conduct_violations_category ON conduct_violations (category)",
+        """CREATE INDEX IF NOT EXISTS conduct_violations_subject
+            ON conduct_violations (subject, position)""",
+        """CREATE INDEX IF NOT EXISTS conduct_violations_category
+            ON conduct_violations (category, position)""",
         """CREATE INDEX IF NOT EXISTS conduct_violations_overturned
             ON conduct_violations (position) WHERE overturned_by IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS conduct_resources (
@@ -73,7 +73,8 @@ class ConductRows:
             operator TEXT NOT NULL,
             recorded_at TEXT NOT NULL
         ) STRICT""",
-        "CREATE INDEX IF NOT EXISTS conduct_warnings_subject ON conduct_warnings (subject)",
+        """CREATE INDEX IF NOT EXISTS conduct_warnings_subject
+            ON conduct_warnings (subject, position)""",
     )
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
@@ -172,7 +173,7 @@ class ConductRows:
                 "subject = ?": subject,
                 overturned: known if state == "overturned" else None,
                 f"NOT coalesce({overturned}, false)": known if state == "stands" else None,
-                f"? IN (policy, {_NAME_OF_POLICY.format('policy')})": policy,
+                **_of_policy(policy),
                 "clause = ?": clause,
                 "category = ?": category,
                 "resource = ?": model,
@@ -212,16 +213,16 @@ class ConductRows:
         recorded_to: datetime | None = None,
     ) -> list[dict[str, object]]:
         """Return warnings as known at ``position``, by position; ``policy`` as for violations."""
-        of_clauses = "EXISTS (SELECT 1 FROM json_each(clauses) WHERE"
-        name = "value ->> 'policy'"
         where, values = _where(
             {
                 "position <= ?": position,
                 f"position {'>' if oldest_first else '<'} ?": cursor_position,
                 "id = ?": id_,
                 "subject = ?": subject,
-                f"{of_clauses} ? IN ({name}, {_NAME_OF_POLICY.format(name)}))": policy,
-                f"{of_clauses} value ->> 'category' = ?)": category,
+                # Clauses are canonical JSON, so a member stands there in one way only, and in no
+                # text with bare quotes. Of the two conditions each needs its own wording here.
+                "replace(clauses, ?, '') <> clauses": _named("policy", policy),
+                "clauses <> replace(clauses, ?, '')": _named("category", category),
                 "operator = ?": operator,
                 "recorded_at >= ?": format_instant(recorded_from) if recorded_from else None,
                 "recorded_at < ?": format_instant(recorded_to) if recorded_to else None,
@@ -251,6 +252,22 @@ def _where(filters: Mapping[str, object]) -> tuple[str, list[object]]:
     for value in asked.values():
         values += value if isinstance(value, tuple) else (value,)
     return " AND ".join(asked), values
+
+
+def _of_policy(policy: str | None) -> dict[str, object]:
+    """Return the condition that a version of a policy is this one, or one of this policy."""
+    if policy is None or "@" in policy:
+        return {"policy = ?": policy}
+    # "aup@" to "aupA" is every version of aup, because A is the character after @.
+    return {"policy >= ? AND policy < ?": (f"{policy}@", f"{policy}A")}
+
+
+def _named(member: str, value: str | None) -> str | None:
+    """Return how clauses show that a member is this; a policy without a version is any of it."""
+    if value is None:
+        return None
+    shown = f'"{member}":{_json(value)}'
+    return shown if member != "policy" or "@" in value else f"{shown[:-1]}@"
 
 
 def _violation_json(row: Mapping[str, Any]) -> dict[str, object]:

@@ -44,7 +44,8 @@ class ErasureRows:
             done_by TEXT,
             keys TEXT
         ) STRICT""",
-        "CREATE INDEX IF NOT EXISTS erasure_requests_subject ON erasure_requests (subject)",
+        """CREATE INDEX IF NOT EXISTS erasure_requests_subject
+            ON erasure_requests (subject, position)""",
         """CREATE TABLE IF NOT EXISTS erasure_holds (
             position INTEGER PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
@@ -56,7 +57,8 @@ class ErasureRows:
             done_at TEXT,
             done_by TEXT
         ) STRICT""",
-        "CREATE INDEX IF NOT EXISTS erasure_holds_subject ON erasure_holds (subject)",
+        """CREATE INDEX IF NOT EXISTS erasure_holds_subject
+            ON erasure_holds (subject, position)""",
         """CREATE TABLE IF NOT EXISTS erasure_keys (
             key TEXT PRIMARY KEY,
             subject TEXT NOT NULL,
@@ -74,7 +76,7 @@ class ErasureRows:
             keys = {one.key for _, one in event.sealed_fields() if isinstance(one, Sealed)}
             for key in sorted(keys):
                 cursor.execute(
-                    "INSERT OR IGNORE INTO erasure_keys VALUES (?, ?, NULL)",
+                    "INSERT INTO erasure_keys VALUES (?, ?, NULL) ON CONFLICT (key) DO NOTHING",
                     (key, event.subject.key),
                 )
         by_whom = (recorded.author.operator, format_instant(recorded.recorded_at))
@@ -99,7 +101,8 @@ class ErasureRows:
                 for key in event.keys:
                     # A key that sealed nothing is named by this event alone.
                     cursor.execute(
-                        "INSERT OR REPLACE INTO erasure_keys VALUES (?, ?, ?)",
+                        "INSERT INTO erasure_keys VALUES (?, ?, ?) ON CONFLICT (key) "
+                        "DO UPDATE SET subject = excluded.subject, erased_by = excluded.erased_by",
                         (key, event.subject.key, recorded.position),
                     )
             case HoldPlaced():
@@ -236,7 +239,9 @@ def _listed(
         f"position {'>' if oldest_first else '<'} ?": cursor_position,
         "id = ?": id_,
         "subject = ?": subject,
-        f"coalesce(done_position <= ?, 0) = {int(bool(done))}": None if done is None else position,
+        f"{'' if done else 'NOT '}coalesce(done_position <= ?, false)": (
+            None if done is None else position
+        ),
     }
     asked = {condition: value for condition, value in conditions.items() if value is not None}
     cursor.execute(

@@ -56,7 +56,8 @@ class OperatorRows:
                 | OperatorRoleChanged(operator=operator, role=role)
             ):
                 cursor.execute(
-                    "INSERT OR REPLACE INTO operators VALUES (?, ?, ?)",
+                    "INSERT INTO operators VALUES (?, ?, ?) ON CONFLICT (operator) "
+                    "DO UPDATE SET role = excluded.role, position = excluded.position",
                     (operator, role, recorded.position),
                 )
             case OperatorKeyIssued() as event:

@@ -7,12 +7,12 @@ the one with the highest.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Final, TypedDict, Unpack
+from typing import ClassVar, Final, Literal, Protocol, TypedDict, Unpack
 
 import orjson
 from eventsourcing.persistence import Cursor
@@ -41,15 +41,15 @@ from ledger.domain.values import (
 
 SEARCH_CHARS_MAX: Final = 1_000  # a long sentence, pasted as it is
 SEARCH_WORDS_MAX: Final = 50  # every word costs a walk through the index
+WORD_CHARS_MAX: Final = 256  # of a longer word, so many count: an index entry has its limits
 TALLY_EVENTS: Final = 1_000  # few enough to count them on every question
-_UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")  # would end a query, or is no UTF-8
 
 # What events are counted by: an expression, the table it is of, and how its rows count events.
 _FACETS: Final = {
     "type": ("type", "trail", "count(*)"),
     "operator": ("operator", "trail", "count(*)"),
-    "category": ("category", "trail_clauses", "count(DISTINCT position)"),
-    "policy": ("policy", "trail_clauses", "count(DISTINCT position)"),
+    "category": ("category", "trail_clauses", "count(DISTINCT t.position)"),
+    "policy": ("policy", "trail_clauses", "count(DISTINCT t.position)"),
     "month": ("substr(recorded_at, 1, 7)", "trail", "count(*)"),
 }
 
@@ -75,6 +75,131 @@ class Filters(TypedDict, total=False):
     q: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A condition on the rows of a table whose ``key`` is a position.
+
+    An event is meant when it holds with one of ``alternatives``, which are its values.
+    """
+
+    condition: str
+    alternatives: Sequence[Sequence[object]]
+    table: str = "trail"
+    key: str = "position"
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+class _Plain(dict[int, str]):
+    """What each character is in words: a small letter without accents, a digit, or a space.
+
+    By Unicode 3.2, which no Python will ever change, so a rebuild finds the same words. What came
+    to Unicode later counts as a letter of its own.
+    """
+
+    _unicode: Final = unicodedata.ucd_3_2_0
+
+    def __missing__(self, code: int) -> str:
+        parts = self._unicode.normalize("NFKD", chr(code))
+        self[code] = plain = "".join(map(self._plain, parts))
+        return plain
+
+    def _plain(self, character: str) -> str:
+        match self._unicode.category(character):
+            case "Lu" | "Ll" | "Lt" | "Lm" | "Lo" | "Nd" | "Nl" | "No":
+                return character.casefold()
+            case "Mn" | "Mc" | "Me":
+                return "" if self._unicode.combining(character) else character
+            case "Cn" | "Co":
+                return character
+            case _:
+                return " "
+
+
+_PLAIN: Final = _Plain()
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a text as they are indexed and searched for, on every store.
+
+    An id falls into words at its punctuation. No word holds a character that any syntax knows.
+    """
+    return [word[:WORD_CHARS_MAX] for word in text.translate(_PLAIN).split()]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words in a row; the last is only the beginning of one if ``begins``."""
+
+    words: tuple[str, ...]
+    begins: bool
+
+
+class _Words(Protocol):
+    """How a store keeps the words of each event, and finds events by them."""
+
+    DDL: Sequence[str]
+    ADD: str
+    """Adds an event: its position and its words, between which stand spaces."""
+
+    def holding(self, phrases: Sequence[Phrase]) -> _Filter:
+        """Return the filter that all of these phrases occur."""
+
+
+class _FTS5:
+    """The words on SQLite: row ids are positions. What is no ASCII is left as it is."""
+
+    DDL: Sequence[str] = (
+        """CREATE VIRTUAL TABLE IF NOT EXISTS trail_words USING fts5 (
+            words, columnsize=0, tokenize='ascii')""",
+    )
+    ADD: str = "INSERT INTO trail_words (rowid, words) VALUES (?, ?)"
+
+    def holding(self, phrases: Sequence[Phrase]) -> _Filter:
+        """Return the filter that all of these phrases occur; FTS5 finds nothing for none."""
+        query = " ".join(f'"{" ".join(each.words)}"{"*" * each.begins}' for each in phrases) or '""'
+        return _Filter("trail_words MATCH ?", [(query,)], "trail_words", "rowid")
+
+
+class _TextSearch:
+    """The words on PostgreSQL: words are lexemes as they are, without a dictionary or a parser.
+
+    The index knows which words an event has. That they stand in a row is looked up in the text,
+    because places in a ``tsvector`` end at 16,383 and are kept for 256 occurrences of a word.
+    """
+
+    DDL: Sequence[str] = (
+        """CREATE TABLE IF NOT EXISTS trail_words (
+            position INTEGER PRIMARY KEY,
+            words TEXT NOT NULL
+        ) STRICT""",
+        """CREATE INDEX IF NOT EXISTS trail_words_each ON trail_words
+            USING gin (array_to_tsvector(string_to_array(words, ' ')))""",
+    )
+    ADD: str = "INSERT INTO trail_words (position, words) VALUES (?, ?)"
+
+    def holding(self, phrases: Sequence[Phrase]) -> _Filter:
+        """Return the filter that all of these phrases occur; an empty query finds nothing."""
+        lexemes: dict[str, None] = {}
+        rows = []
+        for each in phrases:
+            *whole, last = each.words
+            lexemes |= dict.fromkeys(f"'{word}'" for word in whole)
+            lexemes[f"'{last}'{':*' * each.begins}"] = None
+            if whole:
+                rows.append(f" {' '.join(each.words)}{'' if each.begins else ' '}")
+        condition = "array_to_tsvector(string_to_array(words, ' ')) @@ CAST(? AS tsquery)"
+        condition += " AND strpos(' ' || words || ' ', ?) > 0" * len(rows)
+        return _Filter(condition, [(" & ".join(lexemes), *rows)], "trail_words")
+
+
+_WORDS: Final[dict[str, _Words]] = {"sqlite": _FTS5(), "postgresql": _TextSearch()}
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
 class TrailRows:
     """The tables of events by what they concern, and the questions they answer.
 
@@ -94,7 +219,7 @@ class TrailRows:
         "trail_tally",
     )
     # An index of ``trail`` ends with its key, so each of them is in the order of positions.
-    DDL: ClassVar[Sequence[str]] = (
+    _DDL: ClassVar[Sequence[str]] = (
         """CREATE TABLE IF NOT EXISTS trail (
             position INTEGER PRIMARY KEY,
             type TEXT NOT NULL,
@@ -103,16 +228,12 @@ class TrailRows:
             on_behalf_of TEXT,
             recorded_at TEXT NOT NULL
         ) STRICT""",
-        "CREATE INDEX IF NOT EXISTS trail_type ON trail (type)",
-        "CREATE INDEX IF NOT EXISTS trail_subject ON trail (subject)",
-        "CREATE INDEX IF NOT EXISTS trail_operator ON trail (operator)",
-        """CREATE INDEX IF NOT EXISTS trail_on_behalf_of ON trail (on_behalf_of)
+        "CREATE INDEX IF NOT EXISTS trail_type ON trail (type, position)",
+        "CREATE INDEX IF NOT EXISTS trail_subject ON trail (subject, position)",
+        "CREATE INDEX IF NOT EXISTS trail_operator ON trail (operator, position)",
+        """CREATE INDEX IF NOT EXISTS trail_on_behalf_of ON trail (on_behalf_of, position)
             WHERE on_behalf_of IS NOT NULL""",
-        "CREATE INDEX IF NOT EXISTS trail_recorded_at ON trail (recorded_at)",
-        # Row ids are positions. An id falls into words at its punctuation and is found as these
-        # words in a row. Sealed text is not here.
-        """CREATE VIRTUAL TABLE IF NOT EXISTS trail_words USING fts5 (
-            words, columnsize=0, tokenize='unicode61 remove_diacritics 2')""",
+        "CREATE INDEX IF NOT EXISTS trail_recorded_at ON trail (recorded_at, position)",
         """CREATE TABLE IF NOT EXISTS trail_clauses (
             position INTEGER NOT NULL,
             policy TEXT NOT NULL,
@@ -145,6 +266,10 @@ class TrailRows:
         ) STRICT, WITHOUT ROWID""",
     )
 
+    def __init__(self, dialect: Literal["sqlite", "postgresql"] = "sqlite") -> None:
+        self._words = _WORDS[dialect]
+        self.DDL: Sequence[str] = (*self._DDL, *self._words.DDL)
+
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event is and what it concerns.
 
@@ -163,9 +288,7 @@ class TrailRows:
                 format_instant(recorded.recorded_at),
             ),
         )
-        cursor.execute(
-            "INSERT INTO trail_words (rowid, words) VALUES (?, ?)", (position, _words(recorded))
-        )
+        cursor.execute(self._words.ADD, (position, " ".join(words_in(_text(recorded)))))
         match event:
             case ViolationRecorded():
                 clauses = [(event.policy, event.clause, event.category)]
@@ -195,7 +318,8 @@ class TrailRows:
                 resources = [resource.key for resource in event.resources]
                 _concern(cursor, position, [], resources)
                 cursor.execute(
-                    "INSERT OR REPLACE INTO trail_groups VALUES (?, ?)",
+                    "INSERT INTO trail_groups VALUES (?, ?) ON CONFLICT (name) "
+                    "DO UPDATE SET resources = excluded.resources",
                     (event.group, _json(resources)),
                 )
             case _:
@@ -204,7 +328,7 @@ class TrailRows:
             for facet, (value, table, count) in _FACETS.items():
                 cursor.execute(
                     f"INSERT INTO trail_tally SELECT ?, ?, {value}, {count} "
-                    f"FROM {table} WHERE position > ? AND position <= ? GROUP BY {value}",
+                    f"FROM {table} t WHERE position > ? AND position <= ? GROUP BY {value}",
                     (position, facet, position - TALLY_EVENTS, position),
                 )
 
@@ -225,7 +349,7 @@ class TrailRows:
         ``cursor_position`` is where the page before ended.
         Raises ``InvalidValue`` for a ``q`` of too many words or characters.
         """
-        asked, first, last = _understood(cursor, position, **filters)
+        asked, first, last = _understood(cursor, self._words, position, **filters)
         if cursor_position is not None and oldest_first:
             first = max(first, cursor_position + 1)
         elif cursor_position is not None:
@@ -245,7 +369,7 @@ class TrailRows:
         An event counts once for every policy version and every category that it concerns, and for
         the ``month`` in which it was recorded. Raises ``InvalidValue`` as ``events`` does.
         """
-        asked, first, last = _understood(cursor, position, **filters)
+        asked, first, last = _understood(cursor, self._words, position, **filters)
         counted = {facet: Counter[str]() for facet in _FACETS}
         spans = [(first, last)]
         # Where nothing else is asked, only the ends of the span are read; between them are tallies.
@@ -254,7 +378,7 @@ class TrailRows:
         if not asked and low < high:
             spans = [(first, low), (high + 1, last)]
             cursor.execute(
-                "SELECT facet, value, sum(count) FROM trail_tally "
+                "SELECT facet, value, CAST(sum(count) AS BIGINT) FROM trail_tally "
                 "WHERE position > ? AND position <= ? GROUP BY facet, value",
                 (low, high),
             )
@@ -264,7 +388,8 @@ class TrailRows:
             query, values = _matching(asked, *span)
             by_facet = " UNION ALL ".join(
                 f"SELECT '{facet}', {value}, {count} "
-                f"FROM matching CROSS JOIN {table} USING (position) GROUP BY {value}"
+                f"FROM matching m CROSS JOIN {table} t WHERE t.position = m.position "
+                f"GROUP BY {value}"
                 for facet, (value, table, count) in _FACETS.items()
             )
             cursor.execute(f"WITH matching AS MATERIALIZED ({query}) {by_facet}", values)
@@ -287,8 +412,11 @@ class TrailRows:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _words(recorded: Recorded) -> str:
-    """Return the sentence, with ids that it leaves out: of what the event made, and its grounds."""
+def _text(recorded: Recorded) -> str:
+    """Return the sentence, with ids that it leaves out: of what the event made, and its grounds.
+
+    Sealed text is not in it.
+    """
     event, sentence = recorded.event, recorded.sentence
     ids = [event.about or ""]
     if isinstance(event, SubjectSuspended | WarningIssued):
@@ -335,24 +463,12 @@ def _json(value: object) -> str:
 # --- finding --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Filter:
-    """A condition on the rows of a table whose ``key`` is a position.
-
-    An event is meant when it holds with one of ``alternatives``, which are its values.
-    """
-
-    condition: str
-    alternatives: Sequence[Sequence[object]]
-    table: str = "trail"
-    key: str = "position"
-
-
 _EVERY_EVENT: Final = _Filter("true", [()])
 
 
 def _understood(
     cursor: Cursor,
+    words: _Words,
     position: int,
     *,
     subject: str | None = None,
@@ -387,16 +503,16 @@ def _understood(
         )
         row = cursor.fetchone()
         last = min(position, row[0]) if row else 0
-    of_policy = "policy" if "@" in (policy or "") else "substr(policy, 1, instr(policy, '@') - 1)"
+    phrases = _searched(q)
     filters = [
         _Filter("subject = ?", _given(subject)),
-        _Filter("trail_words MATCH ?", _given(_search(q)), "trail_words", "rowid"),
+        *([] if phrases is None else [words.holding(phrases)]),
         _Filter("resource = ?", _keys(resource), "trail_resources"),
         _Filter("on_behalf_of = ?", _given(on_behalf_of)),
         _Filter("category = ?", _given(category), "trail_clauses"),
         _Filter("operator = ?", _given(operator)),
         _Filter("type = ?", [(type_,) for type_ in dict.fromkeys(types)]),
-        _Filter(f"{of_policy} = ?", _given(policy), "trail_clauses"),
+        _of_policy(policy),
     ]
     return [each for each in filters if each.alternatives], first, last
 
@@ -412,20 +528,25 @@ def _keys(resource: str | None) -> Sequence[Sequence[str]]:
     return [(key,) for key in dict.fromkeys([resource, resource.partition(":")[0]])]
 
 
-def _search(q: str | None) -> str | None:
-    """Return words as a query of FTS5; what stands in quotes is never syntax. ``None`` for none."""
+def _of_policy(policy: str | None) -> _Filter:
+    if policy is None or "@" in policy:
+        return _Filter("policy = ?", _given(policy), "trail_clauses")
+    # "aup@" to "aupA" is every version of aup, because A is the character after @.
+    versions = [(f"{policy}@", f"{policy}A")]
+    return _Filter("policy >= ? AND policy < ?", versions, "trail_clauses")
+
+
+def _searched(q: str | None) -> list[Phrase] | None:
+    """Return what ``q`` asks for; ``None`` when it is blank, and nothing where it has no words."""
     if q is None:
         return None
-    words = dict.fromkeys(_UNSEARCHABLE.sub("?", q[: SEARCH_CHARS_MAX + 1]).split())
-    if len(q) > SEARCH_CHARS_MAX or len(words) > SEARCH_WORDS_MAX:
+    asked = dict.fromkeys(q[: SEARCH_CHARS_MAX + 1].split())
+    if len(q) > SEARCH_CHARS_MAX or len(asked) > SEARCH_WORDS_MAX:
         raise InvalidValue(
             f"q may have {SEARCH_CHARS_MAX} characters and {SEARCH_WORDS_MAX} words", field="q"
         )
-    quoted = (
-        '"' + word.rstrip("*").replace('"', '""') + '"' + ("*" if word.endswith("*") else "")
-        for word in words
-    )
-    return " ".join(quoted) or None
+    phrases = [Phrase(tuple(words_in(each)), each.endswith("*")) for each in asked]
+    return [each for each in phrases if each.words] if asked else None
 
 
 def _matching(filters: Sequence[_Filter], first: int, last: int) -> tuple[str, list[object]]:

@@ -14,8 +14,9 @@ from ledger.application import Ledger
 from ledger.domain.events import Recorded
 from ledger.service.wiring import Finder
 from ledger.store.projection import Projection
+from ledger.store.recorder import LedgerRecorder
 from ledger.store.replay import rebuild
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault
 from ledger.tlog.log import LogRows
 from projections.access import AccessRows
@@ -26,6 +27,7 @@ from projections.trail import TrailRows
 
 LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 VAULT_KEY = bytes(range(32))
+pytest_plugins = ["tests.postgres"]
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 

@@ -390,6 +390,14 @@ class StoreBusy(Unavailable):
     hint = "Try again; nothing was recorded."
 
 
+class OutcomeUnknown(Unavailable):
+    """The database went away while it committed, and has not come back to say what became of it."""
+
+    code = "outcome_unknown"
+    title = "It is not known whether this was recorded"
+    hint = "Send the same request with the same Idempotency-Key again: its answer tells."
+
+
 class VaultUnavailable(Unavailable):
     """The vault cannot be used, so nothing can be sealed, shown or erased."""
 

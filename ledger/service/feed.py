@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from ledger.domain.errors import Behind, LedgerError, Unavailable
 from ledger.domain.events import Recorded
-from ledger.store.sqlite import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
 
 POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
 MIN_POSITION_WAIT_S: Final = 2.0  # how long a request waits to have applied Ledger-Min-Position

@@ -29,8 +29,8 @@ from ledger.domain.errors import InvalidValue, LogNotVerified, TamperDetected
 from ledger.domain.events import LedgerRecovered, Recorded
 from ledger.domain.values import format_instant
 from ledger.service import keyfile
+from ledger.store.recorder import READ_BATCH
 from ledger.store.secret_file import put_file
-from ledger.store.sqlite import READ_BATCH
 from ledger.tlog.checkpoint import (
     Checkpoint,
     LogKey,

@@ -14,7 +14,7 @@ from typing import Final
 
 from ledger.application import Ledger
 from ledger.domain.errors import LogNotVerified
-from ledger.store.sqlite import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
 from projections.access import AccessRows
 
 TICK_INTERVAL_S: Final = 1.0  # a record of the past may be a second late

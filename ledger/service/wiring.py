@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -27,7 +26,11 @@ from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.postgres import PostgresDatastore
+from ledger.store.postgres_schema import script
+from ledger.store.postgres_vault import VAULT_DDL, PostgresVault
+from ledger.store.recorder import DDL, LedgerRecorder, Store
+from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
 from ledger.tlog.note import format_vkey
@@ -56,7 +59,7 @@ class Finder:
 
     def __init__(
         self,
-        store: LedgerDatastore,
+        store: Store,
         access: AccessRows,
         conduct: ConductRows,
         operators: OperatorRows,
@@ -146,6 +149,17 @@ class Service:
         with self.recorder.store.transaction(commit=False) as cursor:
             yield cursor, self.recorder.position
 
+    def require_modest_role(self) -> None:
+        """Raise ``InvalidValue`` when the database's role could change what is recorded."""
+        store = self.recorder.store
+        if isinstance(store, PostgresDatastore) and not self.settings.allow_owner:
+            power = store.power()
+            if power is not None:
+                raise InvalidValue(
+                    f"{power}, so nothing keeps this service from changing what is recorded; serve "
+                    "with a member of ledger_writer, or set LEDGER_ALLOW_OWNER to true"
+                )
+
     def open(self) -> str:
         """Make the log's key and open the ledger; returns the public key.
 
@@ -186,8 +200,7 @@ class Service:
             row = c.fetchone()
             if row is None:
                 raise NotFound(
-                    f"{self.settings.database_url} holds no ledger; "
-                    "run compliance-ledger init first"
+                    f"{self.recorder.store.path} holds no ledger; run compliance-ledger init first"
                 )
             unknown = self.settings.unknown_subject
             self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
@@ -202,13 +215,14 @@ class Service:
 
     def start(self) -> None:
         """Destroy what is to be destroyed, load what is in memory, check the log; then go on."""
+        self.require_modest_role()
         position = self.load()
         self.ledger.shred()
         lost = self.lost_keys()
         if lost:
             log.error(
                 "%s lacks %d keys that no erasure destroyed; put back the file that holds them",
-                self.settings.vault_path,
+                self.ledger.vault.name,
                 len(lost),
             )
         self.feed.start(position)
@@ -236,18 +250,36 @@ class Service:
         self.ledger.vault.close()
 
 
-def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
-    """Build a service on its store, and make the store's tables where they are missing."""
-    path = settings.database_path
+def schema_script() -> str:
+    """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
+    parts = (LogRows(), AccessRows(), ConductRows(), OperatorRows(), ErasureRows())
+    ddl = [*DDL, *(each for part in parts for each in part.DDL), *TrailRows("postgresql").DDL]
+    return script([*ddl, *VAULT_DDL])
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the store that the settings name; here alone it is chosen."""
+    folder = (
+        settings.vault_key_path.parent if settings.on_postgres else settings.database_path.parent
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if settings.on_postgres:
+            return PostgresDatastore(settings.database_url)
+        path = settings.database_path
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
             path.touch(mode=0o600)
+        return LedgerDatastore(path)
     except OSError as error:
-        raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
-    store = LedgerDatastore(path)
-    access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
+        raise Unavailable(f"{error.filename} cannot be made: {error.strerror}") from None
+
+
+def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
+    """Build a service on its store, and make the store's tables where they are missing."""
+    store = open_store(settings)
+    access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
+    trail = TrailRows(store.dialect)
     erasures, log_rows = ErasureRows(), LogRows()
     recorder = LedgerRecorder(
         store,
@@ -259,10 +291,11 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
         make_vault_key(settings.vault_key_path)
-    vault = Vault(
-        settings.vault_path,
-        vault_key=read_vault_key(settings.vault_key_path),
-        origin=settings.origin,
+    vault_key = read_vault_key(settings.vault_key_path)
+    vault = (
+        PostgresVault(store, vault_key=vault_key, origin=settings.origin)
+        if isinstance(store, PostgresDatastore)
+        else Vault(settings.vault_path, vault_key=vault_key, origin=settings.origin)
     )
     ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
@@ -308,11 +341,17 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     )
 
 
-def reading_recorder(path: Path) -> LedgerRecorder:
-    """Return a recorder on a file that must exist, to compare projections: it appends nothing."""
+def reading_recorder(store: Store) -> LedgerRecorder:
+    """Return a recorder on a store that is there, to compare projections: it appends nothing."""
     return LedgerRecorder(
-        LedgerDatastore(path),
+        store,
         clock=wall_clock,
         log=None,
-        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows()),
+        projections=(
+            AccessRows(),
+            ConductRows(),
+            OperatorRows(),
+            ErasureRows(),
+            TrailRows(store.dialect),
+        ),
     )

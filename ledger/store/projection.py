@@ -20,7 +20,10 @@ class Projection(Protocol):
 
     NAME: ClassVar[str]
     TABLES: ClassVar[Sequence[str]]
-    DDL: ClassVar[Sequence[str]]
+
+    @property
+    def DDL(self) -> Sequence[str]:  # noqa: N802 - it is a constant, of a class or of an instance
+        """What makes the tables, in SQLite's form."""
 
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""

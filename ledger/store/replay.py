@@ -24,7 +24,8 @@ from typing import Any, Final
 from eventsourcing.sqlite import SQLiteCursor
 
 from ledger.store.projection import Projection
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
 PROGRESS_EVERY: Final = 10_000  # events between two calls of the progress function

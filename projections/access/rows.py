@@ -211,7 +211,9 @@ class AccessRows:
                 )
             case ResourceListed():
                 cursor.execute(
-                    "INSERT OR REPLACE INTO access_resources VALUES (?, ?, ?, ?)",
+                    "INSERT INTO access_resources VALUES (?, ?, ?, ?) ON CONFLICT (resource) "
+                    "DO UPDATE SET position = excluded.position, "
+                    "properties = excluded.properties, actions = excluded.actions",
                     (
                         event.resource.key,
                         recorded.position,
@@ -221,7 +223,8 @@ class AccessRows:
                 )
             case GroupDefined():
                 cursor.execute(
-                    "INSERT OR REPLACE INTO access_groups VALUES (?, ?, ?)",
+                    "INSERT INTO access_groups VALUES (?, ?, ?) ON CONFLICT (name) "
+                    "DO UPDATE SET position = excluded.position, resources = excluded.resources",
                     (
                         event.group,
                         recorded.position,
@@ -243,7 +246,7 @@ class AccessRows:
                 event.suspension,
                 event.subject.key,
                 format_instant(event.effective_at),
-                automatic,
+                int(automatic),
                 ends_at,
                 closes_at,
                 _json(event.scope.model_dump(by_alias=True)),
@@ -313,17 +316,23 @@ class AccessRows:
             "UPDATE access_suspensions SET ends_at = ?, closes_at = ? WHERE id = ?",
             (row["ends_at"], row["closes_at"], suspension),
         )
-        if row["known_from"] != recorded.position:
-            cursor.execute(
-                "UPDATE access_terms SET known_until = ? WHERE suspension = ? AND known_from = ?",
-                (recorded.position, suspension, row["known_from"]),
-            )
-        row["known_from"] = recorded.position
         cursor.execute(
-            "INSERT OR REPLACE INTO access_terms VALUES "
-            "(:suspension, :known_from, :known_until, :ends_at, :end_set_by, :closes_at, "
-            ":ended_by, :ended_at, :cause, :overturned)",
-            row,
+            "UPDATE access_terms SET known_until = ? WHERE suspension = ? AND known_from = ?",
+            (recorded.position, suspension, row["known_from"]),
+        )
+        cursor.execute(
+            "INSERT INTO access_terms VALUES (?, ?, NULL, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                suspension,
+                recorded.position,
+                row["ends_at"],
+                row["end_set_by"],
+                row["closes_at"],
+                row["ended_by"],
+                row["ended_at"],
+                row["cause"],
+                row["overturned"],
+            ),
         )
 
     # --- questions --------------------------------------------------------------------------------
@@ -460,7 +469,7 @@ class AccessRows:
             condition = (
                 "(t.closes_at IS NULL OR t.closes_at > ?) AND (t.overturned > 0 OR t.ends_at <= ?)"
             )
-            also(condition if review else f"NOT coalesce({condition}, 0)", now, now)
+            also(condition if review else f"NOT coalesce({condition}, false)", now, now)
         if model is not None:
             selectors = self._selectors_of(cursor, model)
             also(
@@ -469,18 +478,9 @@ class AccessRows:
                 *selectors,
             )
         if policy is not None:
-            name = "value ->> 'policy'"
-            also(
-                f"EXISTS (SELECT 1 FROM json_each(s.clauses) WHERE {name} = ? "
-                f"OR substr({name}, 1, instr({name}, '@') - 1) = ?)",
-                policy,
-                policy,
-            )
+            also(_CLAUSES_HOLD, _named("policy", policy))
         if category is not None:
-            also(
-                "EXISTS (SELECT 1 FROM json_each(s.clauses) WHERE value ->> 'category' = ?)",
-                category,
-            )
+            also(_CLAUSES_HOLD, _named("category", category))
         cursor.execute(
             "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
             "t.ended_by, t.ended_at, t.cause, t.overturned "
@@ -493,12 +493,12 @@ class AccessRows:
         return [_suspension_json(row, at) for row in cursor.fetchall()]
 
     def _selectors_of(self, cursor: Cursor, resource: str) -> list[str]:
-        cursor.execute(
-            "SELECT name FROM access_groups WHERE EXISTS "
-            "(SELECT 1 FROM json_each(resources) WHERE value = ?)",
-            (resource,),
-        )
-        groups = [f"group {row[0]}" for row in cursor.fetchall()]
+        cursor.execute("SELECT name, resources FROM access_groups")
+        groups = [
+            f"group {name}"
+            for name, resources in cursor.fetchall()
+            if resource in orjson.loads(resources)
+        ]
         return [f"resource {resource}", f"type {resource.partition(':')[0]}", *groups]
 
     def reinstatements(
@@ -605,7 +605,7 @@ def _state_condition(state: SuspensionState, now: str) -> tuple[str, Sequence[st
         case "cancelled":
             return "t.cause = 'cancelled' AND t.closes_at <= ?", (now,)
         case "ended":
-            return "t.cause IS NOT 'cancelled' AND t.closes_at <= ?", (now,)
+            return "coalesce(t.cause, '') <> 'cancelled' AND t.closes_at <= ?", (now,)
         case "scheduled":
             return f"s.effective_at > ? AND {is_open}", (now, now)
 
@@ -649,6 +649,16 @@ def _selector_key(selector: object) -> str:
             return f"type {type_}"
         case _:
             raise AssertionError(f"{selector!r} is no selector")
+
+
+# Clauses are canonical JSON, so a member stands there in one way only, and in no text a bare quote.
+_CLAUSES_HOLD: Final = "replace(s.clauses, ?, '') <> s.clauses"
+
+
+def _named(member: str, value: str) -> str:
+    """Return how clauses show that a member is this; a policy without a version is any of it."""
+    shown = f'"{member}":{_json(value)}'
+    return shown if member != "policy" or "@" in value else f"{shown[:-1]}@"
 
 
 def _json(value: object) -> str:

@@ -19,7 +19,8 @@ from ledger.service.feed import Feed
 from ledger.service.http.authzen import DecisionPoint
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from projections.access import AccessIndex, Answer
 from projections.operators import Keyring
 from tests.checks import check_ledger

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from ledger.store.sqlite import LedgerDatastore, LedgerRecorder
+from ledger.store.recorder import LedgerRecorder
+from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.leaf import StoredRow, entry, hash_of, parse_entry
 from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import (

@@ -1,0 +1,376 @@
+"""The store on PostgreSQL 15 to 18: many processes and hosts, one of them appending at a time.
+
+Facts this file relies on: a transaction-scoped advisory lock is let go after the commit is visible
+to everybody, so whoever has it sees all that was recorded before; ``COMMIT`` of a transaction in
+which a statement failed rolls back and says so; a connection that is lost before ``COMMIT`` was
+sent recorded nothing.
+
+When the answer to ``COMMIT`` is lost, nobody here can tell what happened: ``CommitUnanswered``. The
+old session holds the append lock until its end is decided; so a new transaction, which begins with
+that lock, sees the outcome.
+
+SQL above is written once, in SQLite's form. Here ``?`` becomes ``%s``; what tables become is in
+``postgres_schema.py``.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import urlsplit
+
+import psycopg
+from eventsourcing.persistence import Cursor
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from ledger.domain.errors import OutcomeUnknown, StoreBusy, Unavailable
+from ledger.store.postgres_schema import schema, tables
+from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION, CommitUnanswered
+
+CONNECTIONS_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
+CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
+LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
+_APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
+_IN_TRANSACTION: Final = TransactionStatus.INTRANS
+
+_PLACES: Final = re.compile(r"'[^']*'|\?|%")
+
+
+class Row(tuple[Any, ...]):
+    """A row that is read by index and by name, like ``sqlite3.Row``."""
+
+    __slots__ = ()
+    places: ClassVar[dict[str, int]]
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple.__getitem__(self, self.places[key] if isinstance(key, str) else key)
+
+    def keys(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self.places)
+
+
+@lru_cache(1_000)
+def _row_type(names: tuple[str, ...]) -> type[Row]:
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return type("Row", (Row,), {"__slots__": (), "places": places})
+
+
+def _rows(cursor: psycopg.Cursor[Row]) -> Callable[[Sequence[Any]], Row]:
+    return _row_type(tuple(column.name for column in cursor.description or ()))
+
+
+@lru_cache(10_000)
+def _with_places(statement: str) -> str:
+    """Return a statement with the places of its values as psycopg has them."""
+
+    def place(found: re.Match[str]) -> str:
+        return "%s" if found[0] == "?" else found[0].replace("%", "%%")
+
+    return _PLACES.sub(place, statement)
+
+
+class PostgresCursor(Cursor):
+    """A cursor that takes statements in SQLite's form."""
+
+    def __init__(self, cursor: psycopg.Cursor[Row]) -> None:
+        self.postgres_cursor = cursor
+
+    def execute(self, statement: str | bytes, params: Any = None) -> None:
+        """Execute a statement with values for its ``?``."""
+        assert isinstance(statement, str)
+        if params:
+            self.postgres_cursor.execute(_with_places(statement), params)
+        else:
+            self.postgres_cursor.execute(statement)
+
+    def executemany(self, statement: str, params: Any) -> None:
+        """Execute a statement once for each row of values."""
+        self.postgres_cursor.executemany(_with_places(statement), params)
+
+    def fetchall(self) -> list[Row]:
+        """Return all rows that are left."""
+        return self.postgres_cursor.fetchall()
+
+    def fetchone(self) -> Row | None:
+        """Return the next row."""
+        return self.postgres_cursor.fetchone()
+
+
+class PostgresDatastore:
+    """Connections to one database: one writes, and one reads in each thread that does.
+
+    A connection that the server or the network ended is replaced by a new one; what was under way
+    on it ends with ``Unavailable``, or with ``CommitUnanswered`` where ``COMMIT`` was sent.
+    """
+
+    dialect: Literal["sqlite", "postgresql"] = "postgresql"
+    refusals: ClassVar[tuple[type[Exception], ...]] = (psycopg.IntegrityError,)
+    failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.OperationalError,)
+
+    def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        self.url = url
+        self.path = without_password(url)
+        self.lock_timeout_s = lock_timeout_s
+        self.turn = threading.RLock()
+        self._writer: psycopg.Connection[Row] | None = None
+        self._writing_thread: int | None = None
+        self._depth = 0
+        self._threads = threading.local()
+        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+            url,
+            kwargs={
+                "autocommit": True,
+                "row_factory": _rows,
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "compliance-ledger",
+            },
+            configure=_configure,
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
+            timeout=CONNECT_TIMEOUT_S,
+            reconnect_timeout=CONNECT_TIMEOUT_S,
+            open=True,
+        )
+
+    @contextmanager
+    def transaction(self, *, commit: bool) -> Iterator[PostgresCursor]:
+        """Yield a cursor in a transaction: a snapshot to read from, or the append lock.
+
+        Reading inside a write transaction of the same thread sees what that transaction wrote.
+        Raises ``StoreBusy`` when the append lock cannot be had in ``lock_timeout_s``.
+        """
+        if commit:
+            with self.turn, self._savepoint() if self._depth else self._write() as cursor:
+                yield cursor
+        elif self._writing_thread == threading.get_ident():
+            assert self._writer is not None
+            yield PostgresCursor(self._writer.cursor())
+        else:
+            with self._snapshot() as cursor:
+                yield cursor
+
+    @contextmanager
+    def _write(self) -> Iterator[PostgresCursor]:
+        begin = (
+            f"BEGIN; SET LOCAL lock_timeout = {int(self.lock_timeout_s * 1000)}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = '{LOST_WRITER_S}s'; "
+            f"SELECT pg_advisory_xact_lock({_APPEND_LOCK})"
+        )
+        with self._connection(begin) as connection:
+            self._writer, self._writing_thread, self._depth = connection, threading.get_ident(), 1
+            try:
+                with _losing(connection):
+                    yield PostgresCursor(connection.cursor())
+                _commit(connection, self.lock_timeout_s)
+            except BaseException:
+                with suppress(psycopg.Error):  # a lost connection took its transaction with it
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._writer, self._writing_thread, self._depth = None, None, 0
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[PostgresCursor]:
+        assert self._writer is not None
+        connection, depth = self._writer, self._depth
+        if connection.info.transaction_status != _IN_TRANSACTION:
+            raise Unavailable("the transaction was rolled back by the database")
+        self._depth = depth + 1
+        try:
+            with _losing(connection):
+                connection.execute(f"SAVEPOINT command_{depth}")
+                yield PostgresCursor(connection.cursor())
+                connection.execute(f"RELEASE command_{depth}")
+        except BaseException:
+            if connection.info.transaction_status in {_IN_TRANSACTION, TransactionStatus.INERROR}:
+                with suppress(psycopg.Error):  # what comes next finds out that nothing stands
+                    connection.execute(f"ROLLBACK TO command_{depth}; RELEASE command_{depth}")
+            raise
+        finally:
+            self._depth = depth
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[PostgresCursor]:
+        shared: psycopg.Connection[Row] | None = getattr(self._threads, "reader", None)
+        if shared is not None:  # a query that calls another shares its snapshot
+            yield PostgresCursor(shared.cursor())
+            return
+        with self._connection("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
+            self._threads.reader = connection
+            try:
+                with _losing(connection):
+                    yield PostgresCursor(connection.cursor())
+            finally:
+                self._threads.reader = None
+                with suppress(psycopg.Error):
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _connection(self, begin: str) -> Iterator[psycopg.Connection[Row]]:
+        """Yield a connection on which a transaction was begun.
+
+        One that was lost while nobody used it is found out by this, and replaced.
+        """
+        for _ in range(CONNECTIONS_MAX + 1):
+            try:
+                connection = self._pool.getconn()
+            except PoolClosed:
+                raise Unavailable("the store was closed") from None
+            except PoolTimeout as error:
+                raise Unavailable(f"no connection to {self.path}: {error}") from error
+            try:
+                try:
+                    connection.execute(begin)
+                except psycopg.errors.LockNotAvailable as error:
+                    connection.execute("ROLLBACK")
+                    raise StoreBusy(f"no write lock within {self.lock_timeout_s} s") from error
+                except psycopg.OperationalError:
+                    if connection.broken:
+                        continue
+                    raise
+                yield connection
+                return
+            finally:
+                self._pool.putconn(connection)
+        raise Unavailable(f"every connection to {self.path} is lost")
+
+    def make_tables(self, statements: Sequence[str]) -> None:
+        """Make the tables where they are missing and we may. Raises ``Unavailable`` otherwise.
+
+        A writer may not; it finds that the owner made them.
+        """
+        due = [*tables(statements), "ledger_schema"]
+        with self.transaction(commit=True) as c:
+            c.execute(
+                "SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (due,)
+            )
+            missing = [name for (name,) in c.fetchall()]
+            if "ledger_schema" not in missing:
+                c.execute("SELECT max(version) FROM ledger_schema")
+                row = c.fetchone()
+                found = (row and row[0]) or 0
+                if found > SCHEMA_VERSION:
+                    raise Unavailable(
+                        f"{self.path} has schema {found}, this version knows {SCHEMA_VERSION}; "
+                        "upgrade the program"
+                    )
+            if not missing:
+                return
+            try:
+                for statement in schema(statements):
+                    c.execute(statement)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise Unavailable(
+                    f"{self.path} lacks the table {missing[0]}, and this role may not make it: "
+                    f"{str(error).splitlines()[0]}; let the owner run what compliance-ledger "
+                    "schema --sql prints"
+                ) from error
+
+    def apply_schema(self, script: str) -> bool:
+        """Run what ``postgres_schema.script`` returned, where this role may make roles.
+
+        Returns whether it may; everything in it that is there already stays.
+        """
+        with self.transaction(commit=True) as c:
+            c.execute(
+                "SELECT bool_or(rolsuper OR rolcreaterole) FROM pg_roles "
+                "WHERE rolname = current_user"
+            )
+            row = c.fetchone()
+            allowed = bool(row and row[0])
+            if allowed:
+                c.execute(script)
+            return allowed
+
+    def power(self) -> str | None:
+        """Return why this role could change what is recorded, ``None`` when it could not."""
+        with self.transaction(commit=False) as c:
+            c.execute(
+                "SELECT current_user, "
+                "(SELECT bool_or(rolsuper) FROM pg_roles "
+                "WHERE rolname IN (current_user, session_user)), "
+                "pg_has_role(session_user, relowner, 'MEMBER'), "
+                "has_table_privilege(oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER') "
+                "FROM pg_class WHERE oid = 'events'::regclass"
+            )
+            name, superuser, owner, may = c.fetchall()[0]
+        if superuser:
+            return f"{name} is a superuser"
+        if owner:
+            return f"{name} owns the table events, or may become its owner"
+        return f"{name} may change the table events" if may else None
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection, of any process, has committed."""
+        with self.transaction(commit=False) as c:
+            c.execute(
+                "SELECT (SELECT max(position) FROM events), "
+                "(SELECT max(size) FROM log_checkpoints), (SELECT count(*) FROM log_cosignatures WHERE size = "
+                "(SELECT max(size) FROM log_cosignatures))"
+            )
+            return hash(tuple(c.fetchall()[0]))
+
+    def close(self) -> None:
+        """Close every connection, once nobody writes; from then on nobody can."""
+        with self.turn:
+            self._pool.close()
+
+
+def without_password(url: str) -> str:
+    """Return the address of a database as messages may show it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _configure(connection: psycopg.Connection[Row]) -> None:
+    """See to it that a commit is on disk when it is answered, whatever the server's default."""
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+
+
+def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
+    if connection.info.transaction_status != _IN_TRANSACTION:
+        # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
+        raise Unavailable("the transaction was rolled back by the database")
+    warnings: list[str] = []
+
+    def heed(notice: psycopg.errors.Diagnostic) -> None:
+        warnings.append(notice.message_primary or "a warning without words")
+
+    connection.add_notice_handler(heed)
+    try:
+        cursor = connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; COMMIT")
+        cursor.nextset()
+        answer = cursor.statusmessage
+    except psycopg.OperationalError as error:
+        if connection.closed:
+            raise CommitUnanswered(f"the connection was lost while committing: {error}") from error
+        raise
+    finally:
+        connection.remove_notice_handler(heed)
+    if warnings:
+        # A standby that must have it did not say so in time; on this server it is committed.
+        raise OutcomeUnknown(f"the commit was not confirmed: {'; '.join(warnings)}")
+    if answer != "COMMIT":
+        raise Unavailable("the transaction was rolled back by the database")
+
+
+@contextmanager
+def _losing(connection: psycopg.Connection[Row]) -> Iterator[None]:
+    """Say that a connection was lost, and with it whatever was under way on it."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if connection.closed:
+            raise Unavailable(f"the connection to the database was lost: {error}") from error
+        raise

@@ -1,0 +1,493 @@
+"""The recorder: an append-only table, one writer at a time, nothing half written, on either store.
+
+What is the same on SQLite and PostgreSQL is here: the SQL is written once, for both. A store below
+gives transactions; the first thing that a write transaction does is take the one append lock of the
+ledger, so whatever is read after it is still true at the commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Literal, Protocol
+
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    Cursor,
+    IntegrityError,
+    OperationalError,
+    StoredEvent,
+    Subscription,
+)
+
+from ledger.domain.errors import OutcomeUnknown, Unavailable, UnknownFact
+from ledger.domain.events import EVENT_TYPES, Recorded
+from ledger.domain.values import format_instant
+from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
+from ledger.store.projection import Log, Projection
+
+SCHEMA_VERSION: Final = 1
+LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
+RESOLVE_TRIES: Final = 3  # to reach the database again, each as long as a connection may take
+READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
+_NO_LIMIT: Final = 2**62
+_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+DDL: Final = (
+    """CREATE TABLE IF NOT EXISTS events (
+        position INTEGER PRIMARY KEY,
+        stream TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        recorded_at TEXT NOT NULL,
+        state BLOB NOT NULL,
+        UNIQUE (stream, version)
+    ) STRICT""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
+        WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
+        BEGIN SELECT raise(ABORT, 'positions have no gap'); END""",
+    # INSERT OR REPLACE would delete the event in its way without asking the trigger for deletes.
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_replaced BEFORE INSERT ON events
+        WHEN EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version)
+        BEGIN SELECT raise(ABORT, 'events are never replaced'); END""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_changed BEFORE UPDATE ON events
+        BEGIN SELECT raise(ABORT, 'events are never changed'); END""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_never_deleted BEFORE DELETE ON events
+        BEGIN SELECT raise(ABORT, 'events are never deleted'); END""",
+    """CREATE TABLE IF NOT EXISTS commands (
+        operator TEXT NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        recorded INTEGER NOT NULL,
+        PRIMARY KEY (operator, idempotency_key)
+    ) STRICT, WITHOUT ROWID""",
+)
+_SELECT: Final = "SELECT position, stream, version, type, recorded_at, state FROM events "
+_EVENT_IS_THERE: Final = (
+    "SELECT 1 FROM events WHERE position = ? AND stream = ? AND version = ? AND type = ? "
+    "AND recorded_at = ? AND state = ?"
+)
+_COMMAND_IS_THERE: Final = (
+    "SELECT 1 FROM commands WHERE operator = ? AND idempotency_key = ? AND fingerprint = ? "
+    "AND position = ?"
+)
+
+
+class CommitUnanswered(Unavailable):
+    """The connection was lost after COMMIT was sent: all of it is recorded, or nothing is."""
+
+
+class Store(Protocol):
+    """Transactions on the database of one ledger."""
+
+    dialect: Literal["sqlite", "postgresql"]
+    path: str
+    """What messages call it: a file, or an address without a password."""
+    lock_timeout_s: float
+    turn: threading.RLock
+    """Held by the one thread of this process that writes."""
+    refusals: ClassVar[tuple[type[Exception], ...]]
+    """What the driver raises when a constraint or a trigger refuses a statement."""
+    failures: ClassVar[tuple[type[Exception], ...]]
+    """What the driver raises when a statement cannot be carried out."""
+
+    def transaction(self, *, commit: bool) -> AbstractContextManager[Cursor]:
+        """Yield a cursor in a transaction: a snapshot to read from, or the append lock.
+
+        A write inside a write of the same thread is a savepoint of it; reading inside one sees what
+        it wrote. Raises ``StoreBusy`` when the lock cannot be had in ``lock_timeout_s``, and
+        ``CommitUnanswered`` when it cannot tell whether it committed.
+        """
+
+    def make_tables(self, statements: Sequence[str]) -> None:
+        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection, of any process, has committed."""
+
+    def close(self) -> None:
+        """Close every connection, once nobody reads or writes; from then on nobody can."""
+
+
+class LedgerRecorder(ApplicationRecorder):
+    """Appends events with dense positions; every projection applies them in the same transaction.
+
+    So does ``log`` write its leaf; only a recorder that appends nothing may do without.
+    ``clock`` says what time it is; ``recorded_at`` never goes back, whatever the clock does.
+    ``committed`` is called after each commit with what it recorded, in order; ``admit`` before each
+    transaction, and raises when nothing may be recorded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], datetime],
+        log: Log | None,
+        projections: Sequence[Projection] = (),
+        committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.log = log
+        self.projections = projections
+        self.committed = committed
+        self.admit: Callable[[], None] = lambda: None
+        self.mapper = LedgerMapper()
+        self._pending: list[Recorded] = []
+        self._traces: list[tuple[str, tuple[Any, ...]]] = []
+        self._level = 0
+        self._head = (0, _BEGINNING)
+
+    def statements(self) -> list[str]:
+        """Return what makes the tables of the ledger, its log and its projections."""
+        parts: list[Log | Projection] = [*self.projections]
+        if self.log is not None:
+            parts.insert(0, self.log)
+        return [*DDL, *(statement for part in parts for statement in part.DDL)]
+
+    def create_table(self) -> None:
+        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
+        self.store.make_tables(self.statements())
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Hold the write lock; commit what was appended at the end, or nothing after an error.
+
+        Nested in the same thread it is a savepoint. ``committed`` runs after the outermost commit.
+        Raises ``OutcomeUnknown`` when the answer to the commit was lost and cannot be found out.
+        """
+        with self.store.turn:
+            before, level, head = len(self._pending), self._level, self._head
+            traces = len(self._traces)
+            if level == 0:
+                self.admit()
+            self._level += 1
+            try:
+                with self.store.transaction(commit=True) as cursor:
+                    if level == 0:
+                        self._head = self._read_head(cursor)
+                    yield cursor
+            except BaseException as error:
+                if not isinstance(error, CommitUnanswered) or not self._was_recorded(error):
+                    del self._pending[before:]
+                    del self._traces[traces:]
+                    self._head = head
+                    raise
+            finally:
+                self._level = level
+            if level == 0:
+                recorded, self._pending = self._pending, []
+                self._traces = []
+                if recorded:
+                    self.committed(recorded)
+
+    def _was_recorded(self, lost: CommitUnanswered) -> bool:
+        """Find out what became of a commit whose answer was lost, by the last row it wrote.
+
+        The transaction that looks begins with the append lock, and the one that was cut off keeps
+        the lock until it is decided: so what is not there then will not come.
+        """
+        if not self._traces:
+            raise OutcomeUnknown(str(lost)) from lost
+        for _ in range(RESOLVE_TRIES):
+            found = None
+            with suppress(Unavailable), self.store.transaction(commit=True) as c:
+                c.execute(*self._traces[-1])
+                found = c.fetchone() is not None
+            if found is not None:
+                return found
+        raise OutcomeUnknown(str(lost)) from lost
+
+    @staticmethod
+    def _read_head(c: Cursor) -> tuple[int, datetime]:
+        c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
+        row = c.fetchone()
+        return (row[0], parse_recorded_at(row[1], row[0])) if row else (0, _BEGINNING)
+
+    def now(self) -> datetime:
+        """Return the instant at which an event appended now is recorded: never before the last.
+
+        Only inside ``transaction``: the lock is what makes it true at the commit.
+        """
+        assert self._level, "there is no transaction"
+        return max(self.clock(), self._head[1])
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        """Append events in a transaction of their own; return their positions."""
+        with self.transaction() as c:
+            return self._insert_events(c, stored_events, **kwargs)
+
+    def _insert_events(
+        self,
+        c: Cursor,
+        stored_events: Sequence[StoredEvent],
+        *,
+        recorded_at: datetime | None = None,
+        **_: Any,
+    ) -> Sequence[int]:
+        at = recorded_at or self.now()
+        head = self._head[0]
+        positions = list(range(head + 1, head + 1 + len(stored_events)))
+        for position, stored in zip(positions, stored_events, strict=True):
+            row = (
+                position,
+                str(stored.originator_id),
+                stored.originator_version,
+                stored.topic,
+                format_instant(at),
+                stored.state,
+            )
+            try:
+                c.execute(
+                    "INSERT INTO events (position, stream, version, type, recorded_at, state) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+            except self.store.refusals as error:
+                raise IntegrityError(error) from error
+            except self.store.failures as error:
+                raise OperationalError(error) from error
+            self._traces.append((_EVENT_IS_THERE, row))
+            if self.log is not None:
+                self.log.append(c, *row)
+            if self.projections:
+                # Decoded from the bytes just written: a projection sees what a rebuild will.
+                recorded = self.mapper.to_domain_event(
+                    RecordedNotification(
+                        stored.originator_id,
+                        stored.originator_version,
+                        stored.topic,
+                        stored.state,
+                        position,
+                        at,
+                    )
+                )
+                for projection in self.projections:
+                    projection.apply(c, recorded)
+                self._pending.append(recorded)
+            self._head = (position, at)
+        return positions
+
+    def append(self, c: Cursor, placed: Placed, recorded_at: datetime) -> Recorded:
+        """Append one draft inside ``transaction``; returns the fact with its position."""
+        stored = self.mapper.to_stored_event(placed)
+        (position,) = self._insert_events(c, [stored], recorded_at=recorded_at)
+        draft = placed.draft
+        return Recorded(
+            position,
+            placed.stream,
+            placed.version,
+            recorded_at,
+            draft.author,
+            draft.caused_by,
+            draft.event,
+        )
+
+    def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
+        """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
+
+        A command may also have found that its fact held already, recorded by another.
+        """
+        c.execute(
+            "SELECT fingerprint, position, recorded FROM commands "
+            "WHERE operator = ? AND idempotency_key = ?",
+            (operator, key),
+        )
+        row = c.fetchone()
+        return (row[0], row[1], bool(row[2])) if row else None
+
+    def remember_command(
+        self,
+        c: Cursor,
+        operator: str,
+        key: str,
+        fingerprint: str,
+        position: int,
+        *,
+        recorded: bool,
+    ) -> None:
+        """Keep what an idempotency key led to, in the transaction that recorded it."""
+        c.execute(
+            "INSERT INTO commands (operator, idempotency_key, fingerprint, position, recorded) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (operator, key, fingerprint, position, int(recorded)),
+        )
+        self._traces.append((_COMMAND_IS_THERE, (operator, key, fingerprint, position)))
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def select_events(
+        self,
+        originator_id: Any,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """Return the stored events of a stream, as the library's interface wants them."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream = ? AND version > ? AND version <= ? "
+                f"ORDER BY version {'DESC' if desc else 'ASC'} LIMIT ?",
+                (
+                    str(originator_id),
+                    -1 if gt is None else gt,
+                    _NO_LIMIT if lte is None else lte,
+                    _NO_LIMIT if limit is None else limit,
+                ),
+            )
+            return [
+                StoredEvent(
+                    row["stream"],
+                    row["version"],
+                    row["type"],
+                    row["state"],
+                )
+                for row in c.fetchall()
+            ]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[RecordedNotification]:
+        """Return stored events in ledger order, from and to a position."""
+        first = (start or 0) + (not inclusive_of_start)
+        topic_filter = f"AND type IN ({', '.join('?' * len(topics))}) " if topics else ""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + f"WHERE position >= ? AND position <= ? {topic_filter}"
+                "ORDER BY position LIMIT ?",
+                (first, _NO_LIMIT if stop is None else stop, *topics, limit),
+            )
+            return [
+                RecordedNotification(
+                    row["stream"],
+                    row["version"],
+                    row["type"],
+                    row["state"],
+                    row["position"],
+                    parse_recorded_at(row["recorded_at"], row["position"]),
+                )
+                for row in c.fetchall()
+            ]
+
+    def max_notification_id(self) -> int | None:
+        """Return the newest position; ``None`` when nothing is recorded."""
+        with self.store.transaction(commit=False) as c:
+            c.execute("SELECT max(position) FROM events")
+            position: int | None = c.fetchone()[0]
+            return position
+
+    def subscribe(
+        self, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> Subscription[ApplicationRecorder]:
+        """Refuse: the feed follows the ledger."""
+        raise NotImplementedError("the feed follows the ledger")
+
+    @property
+    def position(self) -> int:
+        """The newest position; 0 when nothing is recorded."""
+        return self.max_notification_id() or 0
+
+    def position_at(self, known_at: datetime) -> int:
+        """Return the newest position recorded at or before an instant; 0 when there is none.
+
+        ``recorded_at`` never goes back, so a binary search over positions finds it.
+        """
+        with self.store.transaction(commit=False) as c:
+            low, high = 0, self.position
+            while low < high:
+                middle = (low + high + 1) // 2
+                c.execute("SELECT recorded_at FROM events WHERE position = ?", (middle,))
+                if parse_recorded_at(c.fetchone()[0]) <= known_at:
+                    low = middle
+                else:
+                    high = middle - 1
+            return low
+
+    def refuse_unknown_facts(self) -> None:
+        """Raise ``UnknownFact`` when the store holds a type or schema this program does not know.
+
+        Deciding on half a record would be worse than not deciding. The canonical bytes of an event
+        end with its schema version, so its data need not be parsed.
+        """
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                "SELECT type, substr(state, length(state) - 2), min(position) "
+                "FROM events GROUP BY 1, 2"
+            )
+            for type_, ending, position in c.fetchall():
+                schema = int(bytes(ending).rpartition(b":")[2].rstrip(b"}") or b"0")
+                if (type_, schema) not in EVENT_TYPES:
+                    raise UnknownFact(
+                        f"event {position} is a {type_} of schema {schema}, "
+                        "which this version does not know",
+                        position=position,
+                    )
+
+    def stream(self, stream: str, *, after: int = 0, until: int | None = None) -> list[Recorded]:
+        """Return a stream's events of versions above ``after`` and positions up to ``until``."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream = ? AND version > ? AND position <= ? ORDER BY version",
+                (stream, after, _NO_LIMIT if until is None else until),
+            )
+            return [self._recorded(row) for row in c.fetchall()]
+
+    def streams(self, category: str, *, until: int | None = None) -> list[Recorded]:
+        """Return the events of every stream of a category (``group``), in ledger order."""
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + "WHERE stream >= ? AND stream < ? AND position <= ? ORDER BY position",
+                (f"{category}/", f"{category}0", _NO_LIMIT if until is None else until),
+            )
+            return [self._recorded(row) for row in c.fetchall()]
+
+    def events(self, *, after: int = 0, until: int | None = None) -> Iterator[Recorded]:
+        """Yield all events in ledger order, read in batches of ``READ_BATCH``."""
+        while batch := self.select_notifications(
+            after, READ_BATCH, until, inclusive_of_start=False
+        ):
+            for notification in batch:
+                yield self.mapper.to_domain_event(notification)
+            after = batch[-1].id
+
+    def event(self, position: int) -> Recorded | None:
+        """Return the event at a position."""
+        found = self.select_notifications(position, 1, position)
+        return self.mapper.to_domain_event(found[0]) if found else None
+
+    def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
+        """Return the events at positions, in the order of ``positions``; each must exist."""
+        if not positions:
+            return []
+        with self.store.transaction(commit=False) as c:
+            c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
+            found = {row["position"]: self._recorded(row) for row in c.fetchall()}
+            return [found[position] for position in positions]
+
+    def _recorded(self, row: Any) -> Recorded:
+        return self.mapper.to_domain_event(
+            RecordedNotification(
+                row["stream"],
+                row["version"],
+                row["type"],
+                row["state"],
+                row["position"],
+                parse_recorded_at(row["recorded_at"], row["position"]),
+            )
+        )
