@@ -195,7 +195,7 @@ class LedgerDatastore(SQLiteDatastore):
             raise Unavailable(f"{self.path} cannot be opened in WAL mode; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # What a savepoint could take back would go to a temporary file, and cost a tenth of a write.
+        # Else what a savepoint could take back goes to a temporary file, a tenth of a write.
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 

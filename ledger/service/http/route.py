@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
@@ -35,6 +36,7 @@ from ledger.service.http.problems import (
     NotAuthenticated,
     UnsupportedMediaType,
     invalid_header,
+    invalid_request,
 )
 from ledger.store.codec import as_json
 from ledger.tlog.note import encode_base64
@@ -87,7 +89,36 @@ COMMAND_HEADERS: Final = [
 
 
 class LedgerRoute(APIRoute):
-    """A route with the roles that may use it in ``openapi_extra["x-roles"]`` (absent: anybody)."""
+    """A route with the roles that may use it in ``openapi_extra["x-roles"]`` (absent: anybody).
+
+    The endpoint of a command returns the ``Command`` that its path and body ask for. It is called
+    by ``read``, for a request and for a line of a batch: FastAPI would go the same way at three
+    times the cost.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.is_command = endpoint.__annotations__["return"] == Command.__name__
+        # Answers are made by us; none is made from what an endpoint's annotation says.
+        super().__init__(path, endpoint, **{**options, "response_model": None})
+
+    def read(self, request: Request, path: Mapping[str, str], body: object) -> Command:
+        """Return the command that a path's parameters and a body ask for.
+
+        Raises ``InvalidRequest`` for every member that has not the form the route declares.
+        """
+        values: dict[str, object] = {}
+        faults: list[dict[str, Any]] = []
+        for field in self.dependant.path_params:
+            place = ("path", field.alias)
+            values[field.name], found = field.validate(path[field.alias], loc=place)
+            faults += found
+        if self.body_field is not None:
+            values[self.body_field.name], found = self.body_field.validate(body, loc=("body",))
+            faults += found
+        if faults:
+            raise invalid_request(faults)
+        command: Command = self.endpoint(request, **values)
+        return command
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the gate before FastAPI's own handling."""
@@ -102,6 +133,11 @@ class LedgerRoute(APIRoute):
         }
         many = {name for name, info in parameters.items() if _takes_many(info.annotation)}
         has_body = self.body_field is not None
+        if self.is_command:
+
+            async def handle(request: Request) -> Response:
+                body = request._json if has_body else None  # noqa: SLF001
+                return await _run(request, self.read(request, request.path_params, body))
 
         async def handle_behind_gate(request: Request) -> Response:
             if roles is not None:
@@ -367,39 +403,52 @@ def answer(
     )
 
 
-async def command(
-    request: Request,
-    run: Callable[[Author, Once | None], Done],
-    *,
-    afterwards: Callable[[], object] | None = None,
-) -> Response:
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a request asks to be recorded, in its form and not yet decided.
+
+    ``afterwards`` is called after the commit and before the answer, repeated commands included.
+    """
+
+    run: Callable[[Author, Once | None], Done]
+    afterwards: Callable[[], object] | None = None
+
+
+async def _run(request: Request, command: Command) -> Response:
     """Run a command on the writer and answer with what it recorded.
 
     201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
-    ``afterwards`` is called after the commit and before the answer, repeated commands included.
     """
     by, once = author_of(request), once_of(request)
     service = service_of(request)
 
     def run_and_read() -> tuple[Done, bytes]:
-        done = run(by, once)
+        done = command.run(by, once)
         with service.recorder.store.transaction(commit=False) as c:
             return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
 
     done, leaf_hash = await service.writer.run(run_and_read)
-    if afterwards is not None:
-        await run_in_threadpool(afterwards)
-    recorded = done.recorded
+    if command.afterwards is not None:
+        await run_in_threadpool(command.afterwards)
     if done.outcome != "recorded":
         # Another process may have recorded it: it binds here, too, before it is answered here.
-        await service.feed.wait_for(recorded.position)
+        await service.feed.wait_for(done.recorded.position)
+    return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
+
+
+def status_of_done(done: Done) -> int:
+    """Return the status code of what a command led to."""
+    return 200 if done.outcome == "unchanged" else 201
+
+
+def answer_of(done: Done, leaf_hash: bytes) -> dict[str, object]:
+    """Return what is answered to a command."""
     body: dict[str, object] = {
-        "position": recorded.position,
-        "id": recorded.event.about,
+        "position": done.recorded.position,
+        "id": done.recorded.event.about,
         "leaf_hash": encode_base64(leaf_hash),
-        "event": as_json(recorded),
+        "event": as_json(done.recorded),
     }
     if done.secret is not None:
         body["key"] = done.secret
-    status = 200 if done.outcome == "unchanged" else 201
-    return answer(body, status, position=recorded.position)
+    return body
