@@ -231,14 +231,23 @@ def once_of(request: Request) -> Once | None:
     if raw is None:
         return None
     key = raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] == '"' else raw
-    if not _ID_HEADER.match(key):
+    if not is_header_id(key):
         raise invalid_header(
             "Idempotency-Key", f"must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
         )
     body = getattr(request, "_json", None)
+    return Once(key, fingerprint(request.method, request.url.path, body))
+
+
+def is_header_id(text: str) -> bool:
+    """Tell whether a text may be an idempotency key or a request id."""
+    return _ID_HEADER.match(text) is not None
+
+
+def fingerprint(method: str, path: str, body: object) -> str:
+    """Return the SHA-256 of a request: its method, its path and the members of its body."""
     payload = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    text = f"{request.method} {request.url.path}\n{payload}"
-    return Once(key, hashlib.sha256(text.encode()).hexdigest())
+    return hashlib.sha256(f"{method} {path}\n{payload}".encode()).hexdigest()
 
 
 # --- can it be read -------------------------------------------------------------------------------
