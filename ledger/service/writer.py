@@ -1,7 +1,7 @@
 """Group commit: commands that arrive together share one transaction, and so one wait for the disk.
 
-Each command is still decided and refused by itself, in a savepoint, and none is answered before the
-commit that makes it durable.
+Each command is still decided and refused by itself, and none is answered before the commit that
+makes it durable.
 """
 
 from __future__ import annotations
@@ -90,14 +90,12 @@ class Writer:
 
     def _commit(self, jobs: list[_Job[object]]) -> None:
         try:
-            with self._ledger.together():
-                for job in jobs:
-                    try:
-                        job.result = job.command()
-                    except Exception as error:  # noqa: BLE001 - it is the caller's to handle
-                        job.error = error
+            results = self._ledger.run_together([job.command for job in jobs])
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
-            for job in jobs:
-                job.error = job.error or error
-        for job in jobs:
+            results = [error] * len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Exception):
+                job.error = result
+            else:
+                job.result = result
             job.finish()
