@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Generic, TypeVar
 
 from ledger.application import Ledger
@@ -31,11 +32,8 @@ class _Job(Generic[T]):
     result: T | None = None
     error: BaseException | None = None
 
-    def finish(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
-            self.loop.call_soon_threadsafe(self._resolve)
-
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """Answer, in the loop that waits."""
         if self.future.done():  # the caller went away
             return
         if self.error is not None:
@@ -66,13 +64,20 @@ class Writer:
 
         Raises what the command raises; ``Unavailable`` when too many commands wait.
         """
+        return await self.begin(command)
+
+    def begin(self, command: Callable[[], T]) -> asyncio.Future[T]:
+        """Let a command wait for its turn, which comes in the order of these calls.
+
+        Raises ``Unavailable`` when too many wait.
+        """
         loop = asyncio.get_running_loop()
         job: _Job[T] = _Job(command, loop, loop.create_future())
         try:
             self._jobs.put_nowait(job)  # type: ignore[arg-type]
         except queue.Full:
             raise Unavailable(f"{WAITING_MAX} commands are waiting") from None
-        return await job.future
+        return job.future
 
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
@@ -98,4 +103,12 @@ class Writer:
                 job.error = result
             else:
                 job.result = result
-            job.finish()
+        for loop, answered in groupby(jobs, key=lambda job: job.loop):
+            with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+                loop.call_soon_threadsafe(_resolve, list(answered))
+
+
+def _resolve(jobs: list[_Job[object]]) -> None:
+    """Answer all jobs of a commit at once: to wake a loop costs more than to answer."""
+    for job in jobs:
+        job.resolve()

@@ -98,8 +98,18 @@ class LedgerRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.is_command = endpoint.__annotations__["return"] == Command.__name__
+        extra = options.get("openapi_extra") or {}
+        self.roles = frozenset(extra["x-roles"]) if "x-roles" in extra else None
         # Answers are made by us; none is made from what an endpoint's annotation says.
         super().__init__(path, endpoint, **{**options, "response_model": None})
+
+    def authorise(self, caller: Caller) -> None:
+        """Raise ``NotAllowed`` unless the caller's role may use this route."""
+        if self.roles is not None and caller.role not in self.roles:
+            raise NotAllowed(
+                f"{caller.operator} has the role {caller.role}; this needs "
+                f"{' or '.join(sorted(self.roles))}"
+            )
 
     def read(self, request: Request, path: Mapping[str, str], body: object) -> Command:
         """Return the command that a path's parameters and a body ask for.
@@ -123,9 +133,6 @@ class LedgerRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the gate before FastAPI's own handling."""
         handle = super().get_route_handler()
-        roles: frozenset[str] | None = None
-        if self.openapi_extra and "x-roles" in self.openapi_extra:
-            roles = frozenset(self.openapi_extra["x-roles"])
         parameters = {
             field.alias: field.field_info
             for field in get_flat_params(self.dependant)
@@ -140,13 +147,9 @@ class LedgerRoute(APIRoute):
                 return await _run(request, self.read(request, request.path_params, body))
 
         async def handle_behind_gate(request: Request) -> Response:
-            if roles is not None:
+            if self.roles is not None:
                 caller = authenticate(request)
-                if caller.role not in roles:
-                    raise NotAllowed(
-                        f"{caller.operator} has the role {caller.role}; this needs "
-                        f"{' or '.join(sorted(roles))}"
-                    )
+                self.authorise(caller)
                 request.state.caller = caller
             _check_text(request)
             _check_request_id(request)
@@ -293,17 +296,22 @@ def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None
             )
 
 
+def check_media_type(request: Request, wanted: str) -> None:
+    """Raise ``UnsupportedMediaType`` unless the body is of a media type, in UTF-8, as it is."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if media_type.strip().lower() != wanted or charset not in ("", "charset=utf-8"):
+        raise UnsupportedMediaType(f"the body's Content-Type is not {wanted} in UTF-8")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("an encoded body is not accepted")
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body of a JSON request, read no further than ``limit`` bytes.
 
     Raises ``UnsupportedMediaType``, ``BodyTooLarge``, ``MalformedRequest``.
     """
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise UnsupportedMediaType("the body's Content-Type is not application/json in UTF-8")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("an encoded body is not accepted")
+    check_media_type(request, "application/json")
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes, {limit} are allowed")
@@ -431,12 +439,7 @@ async def _run(request: Request, command: Command) -> Response:
     by, once = author_of(request), once_of(request)
     service = service_of(request)
 
-    def run_and_read() -> tuple[Done, bytes]:
-        done = command.run(by, once)
-        with service.recorder.store.transaction(commit=False) as c:
-            return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
-
-    done, leaf_hash = await service.writer.run(run_and_read)
+    done, leaf_hash = await service.writer.run(lambda: run_and_read(service, command, by, once))
     if command.afterwards is not None:
         await run_in_threadpool(command.afterwards)
     if done.outcome != "recorded":
@@ -445,16 +448,29 @@ async def _run(request: Request, command: Command) -> Response:
     return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
 
 
+def run_and_read(
+    service: Service, command: Command, by: Author, once: Once | None
+) -> tuple[Done, bytes]:
+    """Run a command on the writer's thread; return what it led to, and the leaf of that."""
+    done = command.run(by, once)
+    with service.recorder.store.transaction(commit=False) as c:
+        return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
+
+
 def status_of_done(done: Done) -> int:
     """Return the status code of what a command led to."""
     return 200 if done.outcome == "unchanged" else 201
 
 
+def receipt_of(done: Done) -> dict[str, object]:
+    """Return the least that is answered to a command: where the fact stands, and what it is of."""
+    return {"position": done.recorded.position, "id": done.recorded.event.about}
+
+
 def answer_of(done: Done, leaf_hash: bytes) -> dict[str, object]:
     """Return what is answered to a command."""
     body: dict[str, object] = {
-        "position": done.recorded.position,
-        "id": done.recorded.event.about,
+        **receipt_of(done),
         "leaf_hash": encode_base64(leaf_hash),
         "event": as_json(done.recorded),
     }
