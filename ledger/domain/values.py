@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -58,6 +59,7 @@ PRECAUTION_DAYS_MAX: Final = 30  # a precaution must soon become a finding or en
 OCCURRED_AHEAD_MAX: Final = timedelta(minutes=5)  # how far a reporter's clock may be ahead of ours
 LINK_DEPTH_MAX: Final = 8  # links one above the other: person, team, company and some
 PARENTS_MAX: Final = 32  # parents of one subject: each check looks at all of them
+INSTANTS_REMEMBERED: Final = 256  # texts of instants: those of the facts that are being recorded
 
 _TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z", re.ASCII)
 _RFC3339 = re.compile(
@@ -303,7 +305,13 @@ def parse_instant(raw: object) -> datetime:
 
 def format_instant(instant: datetime) -> str:
     """Return the one form in which instants are stored and shown: UTC, six digits, ``Z``."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return _format_utc(instant if instant.tzinfo is UTC else instant.astimezone(UTC))
+
+
+@lru_cache(INSTANTS_REMEMBERED)
+def _format_utc(instant: datetime) -> str:
+    """One fact is written into some ten rows, and each of them says when it was recorded."""
+    return instant.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 Instant = Annotated[

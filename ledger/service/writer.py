@@ -1,7 +1,7 @@
 """Group commit: commands that arrive together share one transaction, and so one wait for the disk.
 
-Each command is still decided and refused by itself, in a savepoint, and none is answered before the
-commit that makes it durable.
+Each command is still decided and refused by itself, and none is answered before the commit that
+makes it durable.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Generic, TypeVar
 
 from ledger.application import Ledger
@@ -31,11 +32,8 @@ class _Job(Generic[T]):
     result: T | None = None
     error: BaseException | None = None
 
-    def finish(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
-            self.loop.call_soon_threadsafe(self._resolve)
-
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """Answer, in the loop that waits."""
         if self.future.done():  # the caller went away
             return
         if self.error is not None:
@@ -66,13 +64,20 @@ class Writer:
 
         Raises what the command raises; ``Unavailable`` when too many commands wait.
         """
+        return await self.begin(command)
+
+    def begin(self, command: Callable[[], T]) -> asyncio.Future[T]:
+        """Let a command wait for its turn, which comes in the order of these calls.
+
+        Raises ``Unavailable`` when too many wait.
+        """
         loop = asyncio.get_running_loop()
         job: _Job[T] = _Job(command, loop, loop.create_future())
         try:
             self._jobs.put_nowait(job)  # type: ignore[arg-type]
         except queue.Full:
             raise Unavailable(f"{WAITING_MAX} commands are waiting") from None
-        return await job.future
+        return job.future
 
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
@@ -90,14 +95,20 @@ class Writer:
 
     def _commit(self, jobs: list[_Job[object]]) -> None:
         try:
-            with self._ledger.together():
-                for job in jobs:
-                    try:
-                        job.result = job.command()
-                    except Exception as error:  # noqa: BLE001 - it is the caller's to handle
-                        job.error = error
+            results = self._ledger.run_together([job.command for job in jobs])
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
-            for job in jobs:
-                job.error = job.error or error
-        for job in jobs:
-            job.finish()
+            results = [error] * len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Exception):
+                job.error = result
+            else:
+                job.result = result
+        for loop, answered in groupby(jobs, key=lambda job: job.loop):
+            with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+                loop.call_soon_threadsafe(_resolve, list(answered))
+
+
+def _resolve(jobs: list[_Job[object]]) -> None:
+    """Answer all jobs of a commit at once: to wake a loop costs more than to answer."""
+    for job in jobs:
+        job.resolve()

@@ -606,7 +606,7 @@ class AccessApp:
             return
         except Exception:
             log.exception("a check failed")
-            await self._refuse(internal_error(), request_id, scope, receive, send)
+            await self._refuse(problem_of(internal_error()), request_id, scope, receive, send)
             return
         answered = [
             (b"content-type", b"application/json"),

@@ -25,7 +25,7 @@ from ledger.domain.values import (
     Value,
     format_instant,
 )
-from ledger.service.http.route import allow, answer, command, router, service_of
+from ledger.service.http.route import Command, allow, answer, router, service_of
 from ledger.service.http.shapes import (
     Item,
     KeyedItem,
@@ -143,11 +143,10 @@ class GroupView(BaseModel):
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(EffectiveInPast, may_hold=True),
 )
-async def publish(request: Request, id: NamePath, body: PolicyRequest) -> Response:
+def publish(request: Request, id: NamePath, body: PolicyRequest) -> Command:
     """Publish version n+1; 200 with the newest version when it says the same already."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.publish(
             id,
             title=body.title,
@@ -233,11 +232,10 @@ def _catalogue(request: Request, travel: TimeTravel) -> tuple[Times, Catalogue]:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(may_hold=True),
 )
-async def list_resource(request: Request, body: ResourceRequest) -> Response:
+def list_resource(request: Request, body: ResourceRequest) -> Command:
     """Put a resource into the catalogue, or replace its entry."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.list_resource(
             body.resource, properties=body.properties, actions=body.actions, by=by, once=once
         ),
@@ -279,11 +277,10 @@ def resources(request: Request, asked: PageByKeyAsked, travel: Travel) -> Respon
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(may_hold=True),
 )
-async def define_group(request: Request, id: NamePath, body: GroupRequest) -> Response:
+def define_group(request: Request, id: NamePath, body: GroupRequest) -> Command:
     """Set a group's members; suspensions that name it cover them from now on."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.define_group(id, resources=body.resources, by=by, once=once),
     )
 

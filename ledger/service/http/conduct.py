@@ -41,7 +41,7 @@ from ledger.domain.values import (
     Summary,
     Value,
 )
-from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.route import Command, allow, router, service_of
 from ledger.service.http.sealed import Erased, EvidenceView, Reveal, show_erased, with_sealed
 from ledger.service.http.shapes import (
     CommonFilters,
@@ -181,11 +181,10 @@ class WarningView(BaseModel):
         OccurredInFuture, UnknownPolicy, PolicyNotInForce, UnknownClause, VaultUnavailable
     ),
 )
-async def record_violation(request: Request, body: ViolationRequest) -> Response:
+def record_violation(request: Request, body: ViolationRequest) -> Command:
     """Record that a subject broke a clause. It stands until an approver overturns it."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.record_violation(
             body.subject,
             policy=body.policy,
@@ -209,12 +208,10 @@ async def record_violation(request: Request, body: ViolationRequest) -> Response
     openapi_extra=allow(Role.APPROVER, command=True),
     responses=command_responses(NotFound, AlreadyOverturned),
 )
-async def overturn(request: Request, id: IdPath, body: OverturnRequest) -> Response:
+def overturn(request: Request, id: IdPath, body: OverturnRequest) -> Command:
     """Undo a violation. Suspensions that rest on overturned violations only end with it."""
     ledger = service_of(request).ledger
-    return await command(
-        request, lambda by, once: ledger.overturn(id, reason=body.reason, by=by, once=once)
-    )
+    return Command(lambda by, once: ledger.overturn(id, reason=body.reason, by=by, once=once))
 
 
 @routes.post(
@@ -224,11 +221,10 @@ async def overturn(request: Request, id: IdPath, body: OverturnRequest) -> Respo
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(UnknownViolation, GroundOverturned, GroundOfAnother),
 )
-async def warn(request: Request, body: WarningRequest) -> Response:
+def warn(request: Request, body: WarningRequest) -> Command:
     """Warn a subject; nothing is refused by it."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.warn(
             body.subject, grounds=body.grounds, reason=body.reason, by=by, once=once
         ),

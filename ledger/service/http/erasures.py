@@ -18,7 +18,7 @@ from ledger.domain.errors import (
     VaultUnavailable,
 )
 from ledger.domain.values import DataKeyId, Instant, Reason, Role, Subject, Value
-from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.route import Command, allow, router, service_of
 from ledger.service.http.shapes import (
     IdPath,
     OfSubject,
@@ -111,11 +111,10 @@ class HoldView(BaseModel):
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(LegalHold, AlreadyRequested),
 )
-async def request_erasure(request: Request, body: ErasureRequest) -> Response:
+def request_erasure(request: Request, body: ErasureRequest) -> Command:
     """Ask for an erasure. Nothing is erased until an approver confirms it."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.request_erasure(body.subject, reason=body.reason, by=by, once=once),
     )
 
@@ -129,14 +128,13 @@ async def request_erasure(request: Request, body: ErasureRequest) -> Response:
         NotFound, AlreadyErased, LegalHold, ConflictOfInterest, VaultUnavailable
     ),
 )
-async def confirm_erasure(request: Request, id: IdPath) -> Response:
+def confirm_erasure(request: Request, id: IdPath) -> Command:
     """Destroy the subject's keys. When this is answered, nobody can read what they sealed.
 
     A suspension in force goes on being enforced. What is recorded later is sealed by a new key.
     """
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.confirm_erasure(id, by=by, once=once),
         afterwards=ledger.shred,
     )
@@ -191,11 +189,10 @@ def erasure(request: Request, id: IdPath, travel: Travel) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(),
 )
-async def place_hold(request: Request, body: HoldRequest) -> Response:
+def place_hold(request: Request, body: HoldRequest) -> Command:
     """Forbid every erasure of the subject while the hold stands. Holds add up."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.place_hold(body.subject, reason=body.reason, by=by, once=once),
     )
 
@@ -207,10 +204,10 @@ async def place_hold(request: Request, body: HoldRequest) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(NotFound, HoldAlreadyLifted),
 )
-async def lift_hold(request: Request, id: IdPath) -> Response:
+def lift_hold(request: Request, id: IdPath) -> Command:
     """Lift one hold; others on the subject stay. It takes no body."""
     ledger = service_of(request).ledger
-    return await command(request, lambda by, once: ledger.lift_hold(id, by=by, once=once))
+    return Command(lambda by, once: ledger.lift_hold(id, by=by, once=once))
 
 
 @routes.get(

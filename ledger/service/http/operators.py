@@ -14,7 +14,7 @@ from ledger.domain.errors import (
     ReservedOperator,
 )
 from ledger.domain.values import Identifier, Instant, Role, Title, Value
-from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.route import Command, allow, router, service_of
 from ledger.service.http.shapes import (
     IdPath,
     KeyAnswer,
@@ -70,12 +70,10 @@ class OperatorView(BaseModel):
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(ReservedOperator, LastAdminKey, may_hold=True),
 )
-async def enroll(request: Request, body: OperatorRequest) -> Response:
+def enroll(request: Request, body: OperatorRequest) -> Command:
     """Let an operator act in one role; for one that is enrolled, change its role."""
     ledger = service_of(request).ledger
-    return await command(
-        request, lambda by, once: ledger.enroll(body.id, role=body.role, by=by, once=once)
-    )
+    return Command(lambda by, once: ledger.enroll(body.id, role=body.role, by=by, once=once))
 
 
 @routes.post(
@@ -85,11 +83,10 @@ async def enroll(request: Request, body: OperatorRequest) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(NotFound, EndInPast, model=KeyAnswer),
 )
-async def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Response:
+def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Command:
     """Issue one more key. It is shown in this answer only; the ledger keeps its SHA-256."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.issue_key(
             id, expires_at=body.expires_at, label=body.label, by=by, once=once
         ),
@@ -103,10 +100,10 @@ async def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Response:
     openapi_extra=allow(Role.ADMIN, command=True),
     responses=command_responses(NotFound, KeyAlreadyRevoked, LastAdminKey),
 )
-async def revoke_key(request: Request, id: IdPath) -> Response:
+def revoke_key(request: Request, id: IdPath) -> Command:
     """Refuse a key from now on, in every process within a second."""
     ledger = service_of(request).ledger
-    return await command(request, lambda by, once: ledger.revoke_key(id, by=by, once=once))
+    return Command(lambda by, once: ledger.revoke_key(id, by=by, once=once))
 
 
 @routes.get(

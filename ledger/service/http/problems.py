@@ -102,6 +102,24 @@ class BodyTooLarge(RequestRefused):
         return {"Connection": "close"}
 
 
+class NoSuchCommand(RequestRefused):
+    """A line of a batch names a method and a path that are no command."""
+
+    status = 404
+    code = "no_such_command"
+    title = "No such command"
+    hint = "Name the method and the path of a command's route, as GET /openapi.json lists them."
+
+
+class BatchTooLong(RequestRefused):
+    """A batch has more lines than one may have."""
+
+    status = 413
+    code = "batch_too_long"
+    title = "The batch has too many lines"
+    hint = "Send the lines from this one on in another batch; those before it are done."
+
+
 class UnsupportedMediaType(RequestRefused):
     """The body is not plain JSON."""
 
@@ -188,15 +206,30 @@ def problem(
 
 
 def problem_of(error: LedgerError) -> Response:
-    """Return the problem document of a refusal."""
-    status = status_of(error)
+    """Return the problem document of a refusal, as a response."""
     headers = error.headers() if isinstance(error, RequestRefused) else {}
     if isinstance(error, Unavailable):
         headers = {"Retry-After": str(RETRY_AFTER_S)}
-    more = dict(error.more)
+    document = document_of(error)
+    return Response(
+        orjson.dumps(document), status_of(error), headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def document_of(error: LedgerError) -> dict[str, object]:
+    """Return the problem document of a refusal."""
+    document = {
+        "type": PROBLEM_TYPE + error.code,
+        "title": error.title,
+        "status": status_of(error),
+        "detail": str(error),
+        "code": error.code,
+        "hint": error.hint,
+        **error.more,
+    }
     if error.field is not None:
-        more["field"] = error.field
-    return problem(status, error.code, error.title, str(error), error.hint, headers=headers, **more)
+        document["field"] = error.field
+    return document
 
 
 async def on_ledger_error(_: Request, error: Exception) -> Response:
@@ -273,15 +306,18 @@ def _methods_of_path(request: Request) -> str:
     return ", ".join(sorted(methods))
 
 
-def internal_error() -> Response:
-    """Answer a fault of ours, without a word about the inside."""
-    return problem(
-        500,
-        "internal_error",
-        "The ledger failed",
-        "An unexpected fault; it is in the log under this request's id.",
-        "Try again; when it persists, report the X-Request-ID.",
-    )
+class InternalError(RequestRefused):
+    """A fault of ours, told without a word about the inside."""
+
+    status = 500
+    code = "internal_error"
+    title = "The ledger failed"
+    hint = "Try again; when it persists, report the X-Request-ID."
+
+
+def internal_error() -> InternalError:
+    """Return what is said about a fault of ours."""
+    return InternalError("An unexpected fault; it is in the log under this request's id.")
 
 
 def responses(*errors: type[LedgerError]) -> dict[int | str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from ledger.domain.errors import (
 )
 from ledger.domain.values import Instant, Properties, Role, Subject, Value, format_instant
 from ledger.service.http.conduct import ViolationView, WarningView
-from ledger.service.http.route import allow, answer, command, router, service_of
+from ledger.service.http.route import Command, allow, answer, router, service_of
 from ledger.service.http.sealed import show_erased
 from ledger.service.http.shapes import (
     PAGE_MAX,
@@ -100,11 +100,10 @@ class RecordAnswer(BaseModel):
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(may_hold=True),
 )
-async def register(request: Request, body: RegistrationRequest) -> Response:
+def register(request: Request, body: RegistrationRequest) -> Command:
     """Make a subject known before any other fact about it, or replace its properties."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.register(
             body.subject, properties=body.properties, by=by, once=once
         ),
@@ -118,11 +117,10 @@ async def register(request: Request, body: RegistrationRequest) -> Response:
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(LinkCycle, AlreadyLinked, TooManyParents, LinkTooDeep),
 )
-async def link(request: Request, body: LinkRequest) -> Response:
+def link(request: Request, body: LinkRequest) -> Command:
     """From now on, what is refused to the parent is refused to the subject."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.link(body.subject, parent=body.parent, by=by, once=once),
     )
 
@@ -134,11 +132,10 @@ async def link(request: Request, body: LinkRequest) -> Response:
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(NotLinked),
 )
-async def unlink(request: Request, body: LinkRequest) -> Response:
+def unlink(request: Request, body: LinkRequest) -> Command:
     """From now on, the two stand separately. The link stays in the record of the past."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.unlink(body.subject, parent=body.parent, by=by, once=once),
     )
 

@@ -45,7 +45,7 @@ from ledger.domain.values import (
     Value,
 )
 from ledger.service.http.conduct import READERS
-from ledger.service.http.route import allow, command, router, service_of
+from ledger.service.http.route import Command, allow, router, service_of
 from ledger.service.http.sealed import Erased, Reveal, with_sealed
 from ledger.service.http.shapes import (
     CommonFilters,
@@ -223,11 +223,10 @@ class ReinstatementView(BaseModel):
         VaultUnavailable,
     ),
 )
-async def suspend(request: Request, body: SuspensionRequest) -> Response:
+def suspend(request: Request, body: SuspensionRequest) -> Command:
     """Refuse a scope to a subject and all below it. It binds when this is answered."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.suspend(
             body.subject,
             scope=body.scope,
@@ -254,11 +253,10 @@ async def suspend(request: Request, body: SuspensionRequest) -> Response:
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(NotFound, AlreadyEnded, TermRequired, EndTooFar, EndInPast),
 )
-async def revise(request: Request, id: IdPath, body: RevisionRequest) -> Response:
+def revise(request: Request, id: IdPath, body: RevisionRequest) -> Command:
     """Extend or shorten a suspension that is scheduled or in force."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.revise(
             id,
             duration=body.duration,
@@ -278,12 +276,10 @@ async def revise(request: Request, id: IdPath, body: RevisionRequest) -> Respons
     openapi_extra=allow(Role.OFFICER, command=True),
     responses=command_responses(NotFound, AlreadyEnded, AlreadyStarted),
 )
-async def cancel(request: Request, id: IdPath, body: CancellationRequest) -> Response:
+def cancel(request: Request, id: IdPath, body: CancellationRequest) -> Command:
     """Take back a suspension that has not begun."""
     ledger = service_of(request).ledger
-    return await command(
-        request, lambda by, once: ledger.cancel(id, reason=body.reason, by=by, once=once)
-    )
+    return Command(lambda by, once: ledger.cancel(id, reason=body.reason, by=by, once=once))
 
 
 @routes.post(
@@ -293,11 +289,10 @@ async def cancel(request: Request, id: IdPath, body: CancellationRequest) -> Res
     openapi_extra=allow(Role.OFFICER, Role.APPROVER, command=True),
     responses=command_responses(NotFound, AlreadyEnded, CauseNotAllowed),
 )
-async def reinstate(request: Request, body: ReinstatementRequest) -> Response:
+def reinstate(request: Request, body: ReinstatementRequest) -> Command:
     """End one suspension; others of the same subject stay as they are."""
     ledger = service_of(request).ledger
-    return await command(
-        request,
+    return Command(
         lambda by, once: ledger.reinstate(
             body.suspension,
             cause=body.cause,
