@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -51,6 +52,8 @@ class Writer:
         self._ledger = ledger
         self._jobs: queue.Queue[_Job[object] | None] = queue.Queue(WAITING_MAX)
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self.observe: Callable[[float], object] | None = None
+        """Called with the seconds that each transaction took, the wait for its lock included."""
 
     def start(self) -> None:
         """Begin to take commands."""
@@ -89,6 +92,7 @@ class Writer:
                 return
 
     def _commit(self, jobs: list[_Job[object]]) -> None:
+        begun = time.perf_counter()
         try:
             with self._ledger.together():
                 for job in jobs:
@@ -99,5 +103,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
             for job in jobs:
                 job.error = job.error or error
+        if self.observe is not None:
+            self.observe(time.perf_counter() - begun)
         for job in jobs:
             job.finish()

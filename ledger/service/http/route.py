@@ -22,9 +22,10 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import ParamTypes
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from prometheus_client import Counter
 
 from ledger.application import Done, Once
-from ledger.domain.errors import InvalidValue
+from ledger.domain.errors import Conflict, InvalidValue, NotFound, Refused
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
 from ledger.service.http.problems import (
@@ -33,6 +34,7 @@ from ledger.service.http.problems import (
     MalformedRequest,
     NotAllowed,
     NotAuthenticated,
+    RequestRefused,
     UnsupportedMediaType,
     invalid_header,
 )
@@ -386,7 +388,15 @@ async def command(
         with service.recorder.store.transaction(commit=False) as c:
             return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
 
-    done, leaf_hash = await service.writer.run(run_and_read)
+    counted: Counter = request.app.state.monitor.metrics.commands
+    route = f"{request.method} {request.scope['route'].path}"
+    try:
+        done, leaf_hash = await service.writer.run(run_and_read)
+    except Exception as error:
+        refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
+        counted.labels(route, "refused" if refused else "failed").inc()
+        raise
+    counted.labels(route, done.outcome).inc()
     if afterwards is not None:
         await run_in_threadpool(afterwards)
     recorded = done.recorded
