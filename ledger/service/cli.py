@@ -14,10 +14,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
@@ -35,7 +36,7 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
-from ledger.service.settings import Settings, on_postgres
+from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, on_postgres
 from ledger.tlog.note import format_vkey
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ if TYPE_CHECKING:
 
 DEMO_FOLDER: Final = Path("var/demo")
 FIRST_OPERATOR: Final = "admin"
+METRICS_HOST: Final = "127.0.0.1"  # the metrics port asks for no key, so it is for this host only
 KEEP_ALIVE_S: Final = 75  # longer than the idle time of common proxies, so that they close first
 SWITCH_INTERVAL_S: Final = 0.001  # a tenth of a write; shorter ones cost more than they give
-DRAIN_S: Final = 30  # how long open requests may take once the service is told to stop
+WITNESS_DRAIN_S: Final = 30  # how long open requests may take once a witness is told to stop
 FINDINGS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
 VERDICTS: Final = ("fine", "tampered", "could_not_tell")  # by exit code
 TABLE_WIDTH_MIN: Final = 160  # characters; in a narrower one ids would be cut
@@ -240,7 +242,7 @@ def serve(
         service.require_modest_role()  # a refusal is read better here than from each worker
     with _listening(host, port) as (listening, url):
         out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
-        _run_server(listening, workers)
+        _serve(listening, workers)
 
 
 def _check_host(host: str) -> None:
@@ -265,19 +267,49 @@ def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         yield bound, f"http://{shown}:{bound.getsockname()[1]}"
 
 
-def _run_server(listening: socket.socket, workers: int) -> None:
+def _serve(listening: socket.socket, workers: int) -> None:
+    """Serve on a socket, and on the port of the metrics if there is to be one."""
+    port = _settings().metrics_port
+    with _metrics_folder(), ExitStack() as stack:
+        sockets = [listening]
+        if port is not None:
+            sockets.append(stack.enter_context(_listening(METRICS_HOST, port))[0])
+        _run_server(sockets, workers)
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """Name a new folder in which all serving processes count together.
+
+    The metrics library looks for it once, when it is imported: so this comes before.
+    """
+    try:
+        folder = TemporaryDirectory(prefix="ledger-metrics-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise Unavailable(
+            f"no folder for the metrics can be made: {error.strerror}; TMPDIR may name a place"
+        ) from None
+    with folder as name:
+        os.environ[METRICS_FOLDER_VARIABLE] = name
+        yield
+
+
+def _run_server(sockets: list[socket.socket], workers: int) -> None:
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
 
+    from ledger.service import logs
     from ledger.service.http.protocol import CheckProtocol
 
+    settings = _settings()
+    logs.configure(settings.log_format)
     config = uvicorn.Config(
         "ledger.service.cli:asgi",
         factory=True,
         workers=workers,
         loop="uvloop",
-        http=CheckProtocol if _settings().check_protocol else "httptools",
+        http=CheckProtocol if settings.check_protocol else "httptools",
         ws="none",
         lifespan="on",
         access_log=False,
@@ -285,11 +317,12 @@ def _run_server(listening: socket.socket, workers: int) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        log_config=None,
     )
     if workers > 1:
-        listening.set_inheritable(True)
-        supervisor = Multiprocess(config, sockets=[listening])
+        for each in sockets:
+            each.set_inheritable(True)
+        supervisor = Multiprocess(config, sockets=sockets)
         supervisor.run()
         started = all(worker.exitcode != STARTUP_FAILURE for worker in supervisor.processes)
     else:
@@ -297,7 +330,7 @@ def _run_server(listening: socket.socket, workers: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             # The server stops at the first signal and raises it again at its end. All is done then.
             signal.signal(number, lambda *_: None)
-        server.run(sockets=[listening])
+        server.run(sockets=sockets)
         started = server.started
     if not started:
         raise typer.Exit(1)
@@ -305,10 +338,13 @@ def _run_server(listening: socket.socket, workers: int) -> None:
 
 def asgi() -> Any:
     """Build the application from the settings of the environment, in each serving process."""
+    from ledger.service import logs
     from ledger.service.http.app import create_app
     from ledger.service.wiring import build
 
-    application = create_app(build(_settings()))
+    settings = _settings()
+    logs.configure(settings.log_format)
+    application = create_app(build(settings))
     # What is there by now stays for ever. Left to the collector, each of its full rounds would look
     # at all of it, and hold up every check meanwhile for a tenth of a second.
     gc.collect()
@@ -343,7 +379,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         for line in told.examples(url):
             out.print(f"  {line}\n", markup=False)
         out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
-        _run_server(listening, 1)
+        _serve(listening, 1)
 
 
 # --- rebuild --------------------------------------------------------------------------------------
@@ -886,7 +922,7 @@ def _run_witness(served: Witness, listening: socket.socket) -> None:
             proxy_headers=False,
             limit_concurrency=CONNECTIONS_MAX,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
+            timeout_graceful_shutdown=WITNESS_DRAIN_S,
         )
     )
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -20,9 +20,11 @@ from pydantic_settings import (
 
 from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import InvalidValue
+from ledger.service.logs import LogFormat
 
 SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
 FILES_WITH_POSTGRES: Final = Path("var/ledger")  # what is beside a SQLite file is named so then
+METRICS_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # set by serve, for its own processes
 
 
 class Settings(BaseSettings):
@@ -89,6 +91,23 @@ class Settings(BaseSettings):
     witness_policy: Path | None = Field(
         default=None,
         description="A policy file (C2SP tlog-policy) that names our witnesses and their quorum.",
+    )
+
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="A port of 127.0.0.1 that answers /metrics, and needs no key; none when unset.",
+    )
+    log_format: LogFormat | None = Field(
+        default=None,
+        description="json or text; when unset, text on a terminal and json everywhere else.",
+    )
+    drain_delay_s: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=300.0,
+        description="How long a process that is told to stop serves on as if it were not.",
     )
 
     @field_validator("database_url")

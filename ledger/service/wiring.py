@@ -213,8 +213,11 @@ class Service:
             keys = self.erasures.keys(c, erased=False)
         return self.ledger.vault.missing(keys) if keys else []
 
-    def start(self) -> None:
-        """Destroy what is to be destroyed, load what is in memory, check the log; then go on."""
+    def start(self) -> int:
+        """Destroy what is to be destroyed, load what is in memory, check the log; then go on.
+
+        Returns how many keys the vault lacks that no erasure destroyed.
+        """
         self.require_modest_role()
         position = self.load()
         self.ledger.shred()
@@ -232,6 +235,7 @@ class Service:
         self.ticker.start()
         if self.decision_log is not None:
             self.decision_log.start()
+        return len(lost)
 
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -49,6 +50,8 @@ class Writer:
         self._ledger = ledger
         self._jobs: queue.Queue[_Job[object] | None] = queue.Queue(WAITING_MAX)
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self.observe: Callable[[float], object] | None = None
+        """Called with the seconds that each transaction took, the wait for its lock included."""
 
     def start(self) -> None:
         """Begin to take commands."""
@@ -94,6 +97,7 @@ class Writer:
                 return
 
     def _commit(self, jobs: list[_Job[object]]) -> None:
+        begun = time.perf_counter()
         try:
             results = self._ledger.run_together([job.command for job in jobs])
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
@@ -103,6 +107,8 @@ class Writer:
                 job.error = result
             else:
                 job.result = result
+        if self.observe is not None:
+            self.observe(time.perf_counter() - begun)
         for loop, answered in groupby(jobs, key=lambda job: job.loop):
             with contextlib.suppress(RuntimeError):  # the loop that waited is closed
                 loop.call_soon_threadsafe(_resolve, list(answered))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,7 +37,12 @@ from ledger.service.http import (
 from ledger.service.http import (
     log as log_routes,
 )
-from ledger.service.http.authzen import EVALUATION_PATHS, AccessApp, DecisionPoint
+from ledger.service.http import (
+    metrics as metrics_routes,
+)
+from ledger.service.http.authzen import EVALUATION_PATHS, REQUEST_ID, AccessApp, DecisionPoint
+from ledger.service.http.drain import Drain
+from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
 from ledger.service.http.problems import (
     MEDIA_TYPE,
     internal_error,
@@ -43,16 +51,19 @@ from ledger.service.http.problems import (
     on_ledger_error,
     problem_of,
 )
-from ledger.service.http.protocol import STATE_KEY
+from ledger.service.http.protocol import METRICS_PORT_KEY, STATE_KEY
+from ledger.service.metrics import Metrics
 from ledger.service.wiring import Service
 
-VERSION: Final = "0.1.0"
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+PROBES: Final = frozenset(("/livez", "/readyz", "/metrics"))  # asked every few seconds, for ever
 
 log = logging.getLogger(__name__)
 
 
 def create_app(service: Service) -> Front:
     """Return the ASGI application of a built service; its lifespan starts and stops the service."""
+    metrics = Metrics()
     point = DecisionPoint(
         service.index,
         service.keyring,
@@ -60,7 +71,11 @@ def create_app(service: Service) -> Front:
         service.now_us,
         limiter=service.limiter,
         log=service.decision_log,
+        observe={kind: timed.observe for kind, timed in metrics.check_seconds.items()},
     )
+    monitor = Monitor(service, point, metrics)
+    service.writer.observe = metrics.append_seconds.observe
+    drain = Drain(service.feed, delay_s=service.settings.drain_delay_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -71,10 +86,12 @@ def create_app(service: Service) -> Front:
             loop.call_soon_threadsafe(point.mark_log_doubted)
 
         service.signer.on_doubt.append(mark)
-        service.start()
+        monitor.start(vault_keys_lost=service.start())
+        drain.watch(loop)
         try:
-            yield {STATE_KEY: point}
+            yield {STATE_KEY: point, METRICS_PORT_KEY: service.settings.metrics_port}
         finally:
+            monitor.stop()
             service.stop()
 
     app = FastAPI(
@@ -88,6 +105,8 @@ def create_app(service: Service) -> Front:
     )
     app.state.service = service
     app.state.point = point
+    app.state.monitor = monitor
+    app.state.drain = drain
     areas = (
         search,
         access,
@@ -102,6 +121,7 @@ def create_app(service: Service) -> Front:
         batch,
         log_routes,
         health,
+        metrics_routes,
     )
     app.state.routes = [route for area in areas for route in area.routes.routes]
     # Not through include_router, which tries every route by a detour, twice for each request.
@@ -110,31 +130,54 @@ def create_app(service: Service) -> Front:
     app.add_exception_handler(LedgerError, on_ledger_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_middleware(Envelope)
+    app.add_middleware(Envelope, requests=metrics.requests)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    return Front(app, AccessApp(point, service.feed))
+    return Front(
+        app, AccessApp(point, service.feed), MetricsApp(monitor), service.settings.metrics_port
+    )
 
 
 class Front:
-    """Sends checks straight to their application, and everything else to FastAPI."""
+    """Sends checks straight to their application, and everything else to FastAPI.
 
-    def __init__(self, api: FastAPI, access_app: AccessApp) -> None:
+    What comes in at the port of the metrics goes to the metrics.
+    """
+
+    def __init__(
+        self,
+        api: FastAPI,
+        access_app: AccessApp,
+        metrics_app: MetricsApp,
+        metrics_port: int | None,
+    ) -> None:
         self.api = api
         self._access = access_app
+        self._metrics = metrics_app
+        self._metrics_port = metrics_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or the lifespan."""
-        if scope["type"] == "http" and scope["path"] in EVALUATION_PATHS:
+        if (
+            self._metrics_port is not None
+            and scope["type"] == "http"
+            and scope["server"][1] == self._metrics_port
+        ):
+            await self._metrics(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in EVALUATION_PATHS:
             await self._access(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 
 
 class Envelope:
-    """Gives every request an id, echoes it in every answer, and answers our own faults with 500."""
+    """Gives every request an id, echoes it in every answer, and answers our own faults with 500.
 
-    def __init__(self, app: ASGIApp) -> None:
+    It also counts the request, and writes its line to the log.
+    """
+
+    def __init__(self, app: ASGIApp, requests: Counter) -> None:
         self.app = app
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -144,22 +187,48 @@ class Envelope:
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), None)
         request_id: bytes = given if given is not None else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode("latin-1")
-        begun = False
+        begun, status = False, 0
+        started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, status
             if message["type"] == "http.response.start":
-                begun = True
+                begun, status = True, message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
-            log.exception("request %s failed", scope["state"]["request_id"])
+            log.exception("request failed", extra={"request_id": _shown(request_id)})
             if begun:
                 raise
             await problem_of(internal_error())(scope, receive, send_with_id)
+        finally:
+            self._note(scope, status, request_id, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, request_id: bytes, seconds: float) -> None:
+        """Count a request and log it: by its route, never by its address, which may name people."""
+        template = getattr(scope.get("route"), "path", None)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._requests.labels(method, template or "none", status).inc()
+        if template in PROBES and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return
+        log.info(
+            "request",
+            extra={
+                "request_id": _shown(request_id),
+                "method": method,
+                "route": template,
+                "status": status,
+                "duration_ms": round(1_000 * seconds, 3),
+            },
+        )
+
+
+def _shown(request_id: bytes) -> str | None:
+    """Return a request's id if it has the form of one; what has not is no id."""
+    return request_id.decode() if REQUEST_ID.match(request_id) else None
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:

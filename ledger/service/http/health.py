@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from ledger.domain.errors import LedgerError, LogNotVerified
+from ledger.domain.errors import LedgerError, LogNotVerified, Unavailable
 from ledger.domain.values import from_microseconds
 from ledger.service.http.problems import NotAllowed, NotAuthenticated, TooManyRequests, responses
 from ledger.service.http.route import answer, router, service_of
@@ -76,9 +76,12 @@ def readyz(request: Request) -> Response:
     """Answer with the position applied, how far that is behind the store, and the clock's state.
 
     503 when this process stopped following the store: its checks would be stale. Also when the log
-    is not verified: nothing is recorded then, and checks are answered with a mark.
+    is not verified: nothing is recorded then, and checks are answered with a mark. And when it was
+    told to stop: it answers what still comes, and wants no more.
     """
     service = service_of(request)
+    if request.app.state.drain.begun:
+        raise Unavailable("this process is about to end")
     service.feed.require_current()
     service.signer.require_verified()
     with service.reading() as (c, head):

@@ -46,10 +46,13 @@ from ledger.service.http.authzen import (
 HEADERS_DEADLINE_S: Final = 5.0  # from the first byte of a request to the end of its headers
 BODY_DEADLINE_S: Final = 20.0  # from the end of its headers to the end of its body
 IDLE_DEADLINE_S: Final = 75.0  # between requests; longer than common proxies keep a connection
+LINGER_S: Final = 0.25  # of silence, before a connection is closed because the process ends
 SWEEP_INTERVAL_S: Final = 1.0  # one look at all connections a second costs a millisecond for 5,000
 
 STATE_KEY: Final = "decision_point"
 """Under this name the application's lifespan hands over its ``DecisionPoint``."""
+METRICS_PORT_KEY: Final = "metrics_port"
+"""Under this one the port on which nothing but the metrics is answered; ``None``: there is none."""
 
 _LIMITS: Final = {
     EVALUATION_PATH.encode(): EVALUATION_BYTES_MAX,
@@ -78,6 +81,7 @@ class CheckProtocol(HttpToolsProtocol):
         self._head: KnownHead | None = None
         self._counted = False
         self._closing = False
+        self._winding_since = 0.0
         self._arrived = b""
 
     # --- deadlines --------------------------------------------------------------------------------
@@ -85,6 +89,8 @@ class CheckProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to be watched."""
         super().connection_made(transport)
+        if self.server is not None and self.server[1] == self.app_state.get(METRICS_PORT_KEY):
+            self._point = None
         _watch(self)
 
     def data_received(self, data: bytes) -> None:
@@ -190,6 +196,21 @@ class CheckProtocol(HttpToolsProtocol):
             self._closing = True
         else:
             super().shutdown()
+
+    def wind_down(self) -> None:
+        """Let the request that is here or comes soon be the last; called until it is closed.
+
+        A caller that is about to ask again is answered once more, and told to go elsewhere.
+        """
+        now = self.loop.time()
+        if not self._closing:
+            self._closing = True
+            self._winding_since = now
+        answering = self._is_answering()
+        if answering:
+            self.cycle.keep_alive = False
+        elif self._phase in (IDLE, ANSWERING) and now - self._winding_since > LINGER_S:
+            self.transport.close()
 
     def _is_answering(self) -> bool:
         """Tell whether uvicorn is still answering an earlier request of this connection."""

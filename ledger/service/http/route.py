@@ -23,9 +23,10 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import ParamTypes
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from prometheus_client import Counter
 
 from ledger.application import Done, Once
-from ledger.domain.errors import InvalidValue
+from ledger.domain.errors import Conflict, InvalidValue, NotFound, Refused
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
 from ledger.service.http.problems import (
@@ -34,6 +35,7 @@ from ledger.service.http.problems import (
     MalformedRequest,
     NotAllowed,
     NotAuthenticated,
+    RequestRefused,
     UnsupportedMediaType,
     invalid_header,
     invalid_request,
@@ -439,7 +441,15 @@ async def _run(request: Request, command: Command) -> Response:
     by, once = author_of(request), once_of(request)
     service = service_of(request)
 
-    done, leaf_hash = await service.writer.run(lambda: run_and_read(service, command, by, once))
+    counted: Counter = request.app.state.monitor.metrics.commands
+    route = f"{request.method} {request.scope['route'].path}"
+    try:
+        done, leaf_hash = await service.writer.run(lambda: run_and_read(service, command, by, once))
+    except Exception as error:
+        refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
+        counted.labels(route, "refused" if refused else "failed").inc()
+        raise
+    counted.labels(route, done.outcome).inc()
     if command.afterwards is not None:
         await run_in_threadpool(command.afterwards)
     if done.outcome != "recorded":
