@@ -122,13 +122,15 @@ def _existing(settings: Settings) -> Iterator[Service]:
     from ledger.service.wiring import build
 
     path = settings.database_path
-    if not path.exists():
+    if path is not None and not path.exists():
         raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
     service = build(settings)
     try:
         service.signer.check()  # in doubt, reading goes on and writing is refused
         if not service.recorder.position:
-            raise InvalidValue(f"{path} holds no ledger; run compliance-ledger init first")
+            raise InvalidValue(
+                f"{settings.database} holds no ledger; run compliance-ledger init first"
+            )
         yield service
     finally:
         service.close()
@@ -151,10 +153,12 @@ def init(as_json: AsJson = False) -> None:
     """Make the database and the vault key, open the ledger, and print the first admin key, once."""
     settings = _settings()
     key, log_key = _open_ledger(settings)
+    path = settings.database_path
+    database = settings.database if path is None else str(path.absolute())
     if as_json:
         _print_json(
             {
-                "database": str(settings.database_path.absolute()),
+                "database": database,
                 "origin": settings.origin,
                 "admin_key": key,
                 "log_key": log_key,
@@ -162,7 +166,7 @@ def init(as_json: AsJson = False) -> None:
             }
         )
         return
-    out.print(f"Opened the ledger {settings.origin} in {settings.database_path.absolute()}.")
+    out.print(f"Opened the ledger {settings.origin} in {database}.")
     out.print(f"The admin key, shown only now: {key}", markup=False)
     out.print(f"The public key of its log, for those who verify: {log_key}", markup=False)
     out.print(f"The private key is in {settings.log_key_path}; keep a copy elsewhere.")
@@ -379,8 +383,9 @@ def recover(
             "recovering gives up events for good; put the newest copy of the database back if "
             "there is one, and say --accept-loss if there is none"
         )
-    if not settings.database_path.exists():
-        raise InvalidValue(f"{settings.database_path} does not exist")
+    path = settings.database_path
+    if path is not None and not path.exists():
+        raise InvalidValue(f"{path} does not exist")
     service = build(settings)
     try:
         recorded = service.signer.recover()
@@ -454,9 +459,8 @@ def verify(
             report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
         else:
             settings = _settings_to_verify()
-            report = verify_files(
-                settings.database_path, settings.checkpoint_path, trusted, progress
-            )
+            database = settings.database_path or settings.database_url
+            report = verify_stored(database, settings.checkpoint_path, trusted, progress)
     if save is not None and report.code == verification.FINE and report.proven is not None:
         _write(save, report.proven.note)
     if evidence is not None and report.evidence is not None:
@@ -504,8 +508,8 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def verify_files(
-    database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
+def verify_stored(
+    database: Path | str, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
     """Verify a database with its checkpoint file, and its projections when the history is sound."""
     from ledger.service.verification import verify_database, with_projections
@@ -616,11 +620,17 @@ def backup(
     from ledger.service.verification import Trusted
 
     settings = _settings()
-    copied = back_up(settings.database_path, settings.checkpoint_path, folder)
+    path = settings.database_path
+    if path is None:
+        raise InvalidValue(
+            f"{settings.database} is a PostgreSQL database: copy it with pg_basebackup or pg_dump, "
+            f"after {settings.checkpoint_path}, and {settings.vault_path} with both"
+        )
+    copied = back_up(path, settings.checkpoint_path, folder)
     with _verifying(as_json=as_json) as progress:
-        report = verify_files(copied.database, copied.checkpoint, Trusted(), progress)
+        report = verify_stored(copied.database, copied.checkpoint, Trusted(), progress)
     if not as_json:
-        out.print(f"Copied {settings.database_path} to {copied.database}.", markup=False)
+        out.print(f"Copied {path} to {copied.database}.", markup=False)
         if copied.vault is not None:
             out.print(
                 f"Copied the vault to {copied.vault}: it has the keys of whoever is erased later, "

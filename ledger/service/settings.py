@@ -31,7 +31,13 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default="sqlite:///var/ledger.db",
-        description="Where the ledger is kept: sqlite:///relative/path or sqlite:////absolute/path.",
+        description="Where the ledger is kept: sqlite:///relative/path, sqlite:////absolute/path, "
+        "or postgresql://user@host/database.",
+    )
+    files: Path | None = Field(
+        default=None,
+        description="The folder of the vault and, unless named one by one, of the key files and "
+        "the checkpoint; when unset, that of an SQLite database, and var for PostgreSQL.",
     )
     origin: str = Field(
         default="ledger.localhost",
@@ -87,34 +93,48 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _sqlite_file(cls, url: str) -> str:
-        sqlite_path(url)
+    def _store(cls, url: str) -> str:
+        if not is_postgresql(url):
+            sqlite_path(url)
         return url
 
     @property
-    def database_path(self) -> Path:
-        """The SQLite file."""
-        return sqlite_path(self.database_url)
+    def database_path(self) -> Path | None:
+        """The SQLite file; ``None`` on PostgreSQL."""
+        return None if is_postgresql(self.database_url) else sqlite_path(self.database_url)
+
+    @property
+    def database(self) -> str:
+        """What messages call the database: a file, or an address without a password."""
+        if self.database_path is not None:
+            return str(self.database_path)
+        parts = urlsplit(self.database_url)
+        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def _file(self, suffix: str) -> Path:
+        """Return a file that belongs to the ledger, named as its SQLite database is or would be."""
+        name = self.database_path or Path("var/ledger.db")
+        return ((self.files or name.parent) / name.name).with_suffix(suffix)
 
     @property
     def log_key_path(self) -> Path:
         """The file of the log's private keys."""
-        return self.log_key_file or self.database_path.with_suffix(".log-key")
+        return self.log_key_file or self._file(".log-key")
 
     @property
     def checkpoint_path(self) -> Path:
         """The file of the newest checkpoint, which vouches for the database from outside it."""
-        return self.checkpoint_file or self.database_path.with_suffix(".checkpoint")
+        return self.checkpoint_file or self._file(".checkpoint")
 
     @property
     def vault_path(self) -> Path:
-        """The file of the vault, beside the database."""
-        return self.database_path.with_suffix(".vault")
+        """The file of the vault."""
+        return self._file(".vault")
 
     @property
     def vault_key_path(self) -> Path:
         """The file of the vault key."""
-        return self.vault_key_file or self.database_path.with_suffix(".vault-key")
+        return self.vault_key_file or self._file(".vault-key")
 
     @classmethod
     def settings_customise_sources(
@@ -138,9 +158,22 @@ class Settings(BaseSettings):
         return init_settings, env_settings, from_file
 
 
+def is_postgresql(url: str) -> bool:
+    """Tell whether a URL names a PostgreSQL database; raises ``ValueError`` when it does half."""
+    parts = urlsplit(url)
+    if parts.scheme != "postgresql":
+        return False
+    if len(parts.path) < 2:  # noqa: PLR2004 - a slash and a name
+        raise ValueError("must name a database, like postgresql://user@host/database")
+    return True
+
+
 def sqlite_path(url: str) -> Path:
     """Return the file that a ``sqlite:///`` URL names; raises ``ValueError``."""
     parts = urlsplit(url)
     if parts.scheme != "sqlite" or parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004
-        raise ValueError("must be sqlite:///relative/path or sqlite:////absolute/path")
+        raise ValueError(
+            "must be sqlite:///relative/path, sqlite:////absolute/path or "
+            "postgresql://user@host/database"
+        )
     return Path(unquote(parts.path[1:]))

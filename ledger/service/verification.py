@@ -21,8 +21,8 @@ import orjson
 from ledger.domain.errors import LedgerError
 from ledger.service.bundle import BUNDLE_BYTES_MAX, TILE_BYTES_MAX, Bundle
 from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
-from ledger.store.replay import rebuild
 from ledger.store.recorder import DDL, LedgerRecorder
+from ledger.store.replay import rebuild
 from ledger.tlog.checkpoint import LogKey, parse_hash
 from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import (

@@ -27,7 +27,8 @@ from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
-from ledger.store.recorder import LedgerRecorder
+from ledger.store.postgres import PostgresDatastore
+from ledger.store.recorder import LedgerRecorder, Store
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
@@ -57,7 +58,7 @@ class Finder:
 
     def __init__(
         self,
-        store: LedgerDatastore,
+        store: Store,
         access: AccessRows,
         conduct: ConductRows,
         operators: OperatorRows,
@@ -187,8 +188,7 @@ class Service:
             row = c.fetchone()
             if row is None:
                 raise NotFound(
-                    f"{self.settings.database_url} holds no ledger; "
-                    "run compliance-ledger init first"
+                    f"{self.settings.database} holds no ledger; run compliance-ledger init first"
                 )
             unknown = self.settings.unknown_subject
             self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
@@ -237,19 +237,30 @@ class Service:
         self.ledger.vault.close()
 
 
-def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
-    """Build a service on its store, and make the store's tables where they are missing."""
+def _open_store(settings: Settings) -> Store:
+    """Open the store that the settings name, and make its file and folders where they are missing.
+
+    Raises ``Unavailable`` where that cannot be.
+    """
     path = settings.database_path
     try:
+        settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
+        if path is None:
+            return PostgresDatastore(settings.database_url)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
             path.touch(mode=0o600)
     except OSError as error:
-        raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
-    store = LedgerDatastore(path)
-    access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
-    erasures, log_rows = ErasureRows(), LogRows()
+        raise Unavailable(f"{error.filename} cannot be made: {error.strerror}") from None
+    return LedgerDatastore(path)
+
+
+def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
+    """Build a service on its store, and make the store's tables where they are missing."""
+    store = _open_store(settings)
+    access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
+    erasures, trail, log_rows = ErasureRows(), TrailRows(store.dialect), LogRows()
     recorder = LedgerRecorder(
         store,
         clock=clock,
@@ -309,11 +320,18 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     )
 
 
-def reading_recorder(path: Path) -> LedgerRecorder:
-    """Return a recorder on a file that must exist, to compare projections: it appends nothing."""
+def reading_recorder(database: Path | str) -> LedgerRecorder:
+    """Return a recorder on a database that must exist: an SQLite file, or the URL of PostgreSQL.
+
+    It is there to compare projections, and appends nothing.
+    """
+    store: Store = (
+        LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
+    )
+    trail = TrailRows(store.dialect)
     return LedgerRecorder(
-        LedgerDatastore(path),
+        store,
         clock=wall_clock,
         log=None,
-        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows()),
+        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), trail),
     )

@@ -29,7 +29,7 @@ import httpx
 from eventsourcing.persistence import Cursor
 
 from ledger.domain.errors import InvalidValue
-from ledger.store.sqlite import LedgerDatastore
+from ledger.store.recorder import Store
 from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import LogError, LogFormatError, ProofInvalid, consistency_proof
 from ledger.tlog.note import format_signatures, parse_note, verify_note
@@ -165,7 +165,7 @@ class _Watched:
 class Witnesses:
     """Offers checkpoints in a thread of its own; in it, each witness has a task of its own."""
 
-    def __init__(self, policy: PolicyFile, store: LedgerDatastore, rows: LogRows) -> None:
+    def __init__(self, policy: PolicyFile, store: Store, rows: LogRows) -> None:
         self.publication = Publication(policy, rows)
         self._policy = policy
         self._store = store

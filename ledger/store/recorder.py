@@ -86,6 +86,8 @@ class Store(Protocol):
     dialect: Literal["sqlite", "postgresql"]
     path: str
     """What messages call it: a file, or an address without a password."""
+    address: str
+    """What another process opens it with."""
     lock_timeout_s: float
     turn: threading.RLock
     """Held by the one thread of this process that writes."""
@@ -291,9 +293,7 @@ class LedgerRecorder(ApplicationRecorder):
             draft.event,
         )
 
-    def find_command(
-        self, c: Cursor, operator: str, key: str
-    ) -> tuple[str, int, bool] | None:
+    def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
         """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
 
         A command may also have found that its fact held already, recorded by another.
