@@ -14,8 +14,8 @@ from ledger.application import Ledger
 from ledger.domain.events import Recorded
 from ledger.service.wiring import Finder
 from ledger.store.projection import Projection
-from ledger.store.replay import rebuild
 from ledger.store.recorder import LedgerRecorder
+from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault
 from ledger.tlog.log import LogRows

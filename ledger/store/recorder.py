@@ -475,6 +475,8 @@ class LedgerRecorder(ApplicationRecorder):
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """Return the events at positions, in the order of ``positions``; each must exist."""
+        if not positions:
+            return []
         with self.store.transaction(commit=False) as c:
             c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
             found = {row["position"]: self._recorded(row) for row in c.fetchall()}

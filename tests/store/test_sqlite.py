@@ -22,13 +22,20 @@ from ledger.store.recorder import SCHEMA_VERSION, LedgerRecorder
 from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.log import LogRows
 from tests.conftest import SetClock
-from tests.store.contract import Interrupted, Names, RecorderContract, enrolled, positions
+from tests.store.contract import (
+    Interrupted,
+    Names,
+    RecorderContract,
+    Where,
+    enrolled,
+    positions,
+)
 
 TRIGGERS = ("dense", "never_replaced", "never_changed", "never_deleted")
 
 
 def open_recorder(
-    path: Path,
+    path: Where,
     clock: Callable[[], datetime],
     *,
     projections: Sequence[Projection] = (),
@@ -48,7 +55,7 @@ def open_recorder(
 
 
 @contextmanager
-def connected(path: Path) -> Iterator[Callable[[str], list[Any]]]:
+def connected(path: Where) -> Iterator[Callable[[str], list[Any]]]:
     """Run statements on a file through a plain connection, each by itself."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield lambda statement: connection.execute(statement).fetchall()
@@ -81,7 +88,7 @@ class TestSQLiteRecorder(RecorderContract):
 
     def open(
         self,
-        path: Path,
+        path: Where,
         clock: Callable[[], datetime],
         *,
         projections: Sequence[Projection] = (),
@@ -96,10 +103,13 @@ class TestSQLiteRecorder(RecorderContract):
             lock_timeout_s=lock_timeout_s,
         )
 
-    def sql(self, path: Path) -> Any:
+    def sql(self, path: Where) -> Any:
         return connected(path)
 
-    def defenceless(self, path: Path) -> None:
+    def literal(self, value: bytes) -> str:
+        return f"x'{value.hex()}'"
+
+    def defenceless(self, path: Where) -> None:
         with connected(path) as run:
             for trigger in TRIGGERS:
                 run(f"DROP TRIGGER events_are_{trigger}")
@@ -119,7 +129,7 @@ class TestSQLiteRecorder(RecorderContract):
         assert {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1} == found
 
     def test_a_store_of_a_newer_version_is_refused_and_left_alone(
-        self, path: Path, clock: SetClock, recorder: LedgerRecorder
+        self, path: Where, clock: SetClock, recorder: LedgerRecorder
     ) -> None:
         """A program that is older than the tables does not touch them."""
         recorder.insert_events([enrolled()])
@@ -135,7 +145,7 @@ class TestSQLiteRecorder(RecorderContract):
             assert [(SCHEMA_VERSION + 1,)] == run("PRAGMA user_version")
 
     def test_opening_a_store_again_changes_nothing(
-        self, path: Path, clock: SetClock, recorder: LedgerRecorder
+        self, path: Where, clock: SetClock, recorder: LedgerRecorder
     ) -> None:
         """Tables are made where they are missing, and are otherwise left as they are."""
         recorder.insert_events([enrolled()])
@@ -151,7 +161,7 @@ class TestSQLiteRecorder(RecorderContract):
         again.store.close()
 
     def test_the_data_version_changes_when_another_connection_commits(
-        self, path: Path, clock: SetClock, recorder: LedgerRecorder
+        self, path: Where, clock: SetClock, recorder: LedgerRecorder
     ) -> None:
         """Whoever watches notices each commit, also of its own process, and nothing else."""
         first = recorder.store.data_version()
@@ -172,7 +182,7 @@ class TestSQLiteRecorder(RecorderContract):
         with pytest.raises(Unavailable, match="cannot be opened in WAL mode"):
             open_recorder(Path(":memory:"), SetClock())
 
-    def test_a_file_that_is_no_database_is_refused_and_left_alone(self, path: Path) -> None:
+    def test_a_file_that_is_no_database_is_refused_and_left_alone(self, path: Where) -> None:
         """What somebody else keeps there is not overwritten."""
         path.write_bytes(b"Not a database. " * 100)
 
@@ -205,7 +215,7 @@ class TestSQLiteRecorder(RecorderContract):
         assert [] == positions(recorder)
         assert [1] == recorder.insert_events([enrolled("c")])
 
-    def test_many_stores_may_be_made_at_once(self, path: Path, clock: SetClock) -> None:
+    def test_many_stores_may_be_made_at_once(self, path: Where, clock: SetClock) -> None:
         """Whoever comes first makes the tables, the others find them."""
         for number in range(5):
             fresh = path.with_name(f"{number}.db")
