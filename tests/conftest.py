@@ -12,9 +12,11 @@ import pytest
 
 from ledger.application import Ledger
 from ledger.domain.events import Recorded
+from ledger.service.settings import sqlite_path
 from ledger.service.wiring import Finder
+from ledger.store.postgres import PostgresDatastore
 from ledger.store.projection import Projection
-from ledger.store.recorder import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder, Store
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault
@@ -51,19 +53,19 @@ def open_ledger(
     clock: Callable[[], datetime],
     *,
     projections: Sequence[Projection] = (),
-    store: LedgerDatastore | None = None,
+    store: Store | None = None,
     committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> Ledger:
     """Open a ledger with the product's own projections, and further ones after them."""
     store = store or LedgerDatastore(path)
     access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
-    erasures = ErasureRows()
+    erasures, trail = ErasureRows(), TrailRows(store.dialect)
     recorder = LedgerRecorder(
         store,
         clock=clock,
         log=LogRows(),
-        projections=(access, conduct, operators, erasures, TrailRows(), *projections),
+        projections=(access, conduct, operators, erasures, trail, *projections),
         committed=committed,
     )
     recorder.create_table()
@@ -97,11 +99,38 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
+on_each_store = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+"""Runs a test on both stores; without it, it runs on SQLite. PostgreSQL is skipped where none is."""
+
+
 @pytest.fixture
-def ledger(path: Path, clock: SetClock) -> Iterator[Ledger]:
-    """A ledger on SQLite, empty, that is checked as a whole when the test is over."""
-    ledger = open_ledger(path, clock)
+def database_url(request: pytest.FixtureRequest, path: Path) -> str:
+    """The address of an empty database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+def store_at(url: str) -> Store:
+    """Open the store that a URL names."""
+    if url.startswith("sqlite:"):
+        return LedgerDatastore(sqlite_path(url))
+    return PostgresDatastore(url)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """An empty store."""
+    store = store_at(database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def ledger(store: Store, path: Path, clock: SetClock) -> Iterator[Ledger]:
+    """A ledger, empty, that is checked as a whole when the test is over."""
+    ledger = open_ledger(path, clock, store=store)
     yield ledger
     check_store(ledger.recorder)
-    ledger.recorder.store.close()
     ledger.vault.close()

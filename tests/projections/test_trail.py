@@ -53,6 +53,13 @@ from tests.histories import RESOURCES, SUBJECTS, Drawing, founded
 from tests.service.conftest import SetClock as ServiceClock
 
 ROWS = TrailRows()
+
+
+def rows_of(ledger: Ledger) -> TrailRows:
+    """The trail of the ledger, on whichever store it is kept."""
+    return TrailRows(ledger.recorder.store.dialect)
+
+
 OFFICER, MACHINE = Author("officer"), Author("mod-tool", "user:jane@acme.example")
 AUTHORS = [OFFICER, MACHINE, Author("mod-tool", "user:joe"), Author("mod-tool")]
 ALICE, BOB = Subject(type="user", id="alice"), Subject(type="user", id="bob")
@@ -62,13 +69,15 @@ M1, M2, M3 = (Resource(type="model", id=id_) for id_ in ("m1", "m2", "m3"))
 def found(ledger: Ledger, **asked: Any) -> list[int]:
     """Ask for positions, as known now unless told otherwise."""
     with ledger.recorder.store.transaction(commit=False) as c:
-        return ROWS.events(c, **{"position": ledger.recorder.position, "limit": 100, **asked})
+        return rows_of(ledger).events(
+            c, **{"position": ledger.recorder.position, "limit": 100, **asked}
+        )
 
 
 def counted(ledger: Ledger, **asked: Any) -> dict[str, Any]:
     """Ask for counts, as known now unless told otherwise."""
     with ledger.recorder.store.transaction(commit=False) as c:
-        return ROWS.counts(c, **{"position": ledger.recorder.position, **asked})
+        return rows_of(ledger).counts(c, **{"position": ledger.recorder.position, **asked})
 
 
 def publish(ledger: Ledger, policy: str = "acceptable-use") -> None:

@@ -147,8 +147,8 @@ def serve(
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(database_url=f"sqlite:///{tmp_path / 'ledger.db'}", origin="test.ledger")
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(database_url=database_url, files=tmp_path, origin="test.ledger")
 
 
 @contextmanager

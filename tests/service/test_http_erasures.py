@@ -198,7 +198,9 @@ def test_a_text_is_not_shown_when_that_cannot_be_recorded(founded: Running) -> N
     violation, _ = sealed_about(founded)
     founded.service.recorder.store.lock_timeout_s = 1
     founded.service.recorder.store._writer = None  # the next one is opened with the short wait
-    with sqlite3.connect(sqlite_path(founded.service.settings.database_url), isolation_level=None) as c:
+    with sqlite3.connect(
+        sqlite_path(founded.service.settings.database_url), isolation_level=None
+    ) as c:
         c.execute("BEGIN IMMEDIATE")
         answer = founded(
             "GET", f"/v1/violations/{violation}", role="auditor", params={"reveal": "true"}

@@ -78,7 +78,10 @@ def reopened(service: Service) -> Iterator[Service]:
 
 def tamper(service: Service, statement: str) -> None:
     """Change the database behind the program's back, past the triggers."""
-    with closing(sqlite3.connect(sqlite_path(service.settings.database_url))) as connection, connection:
+    with (
+        closing(sqlite3.connect(sqlite_path(service.settings.database_url))) as connection,
+        connection,
+    ):
         triggers = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():
             connection.execute(f"DROP TRIGGER {name}")
