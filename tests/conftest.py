@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -26,10 +27,12 @@ from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import OperatorRows
 from projections.trail import TrailRows
+from tests.postgres import fresh_database, postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]  # fixtures, for every test
 
 LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 VAULT_KEY = bytes(range(32))
-pytest_plugins = ["tests.postgres"]
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
@@ -100,7 +103,27 @@ def path(tmp_path: Path) -> Path:
 
 
 on_each_store = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-"""Runs a test on both stores; without it, it runs on SQLite. PostgreSQL is skipped where none is."""
+"""Runs a test on both stores; without it, it runs on SQLite. Without a server, it is skipped."""
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(
+    postgres_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of a PostgreSQL database with a ledger's tables, to make others from."""
+    with fresh_database(postgres_server) as url:
+        path = tmp_path_factory.mktemp("tables") / "ledger.db"
+        ledger = open_ledger(path, SetClock(), store=PostgresDatastore(url))
+        ledger.recorder.store.close()
+        ledger.vault.close()
+        yield urlsplit(url).path.lstrip("/")
+
+
+@pytest.fixture
+def postgres_ledger(postgres_server: str, postgres_tables: str) -> Iterator[str]:
+    """The address of a PostgreSQL database of its own, with the tables and nothing in them."""
+    with fresh_database(postgres_server, postgres_tables) as url:
+        yield url
 
 
 @pytest.fixture
@@ -108,7 +131,7 @@ def database_url(request: pytest.FixtureRequest, path: Path) -> str:
     """The address of an empty database."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{path}"
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("postgres_ledger")
     return url
 
 
