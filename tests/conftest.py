@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from ledger.application import Ledger
 from ledger.domain.events import Recorded
-from ledger.service.settings import sqlite_path
+from ledger.service.settings import Settings, sqlite_path
 from ledger.service.wiring import Finder
 from ledger.store.postgres import PostgresDatastore
 from ledger.store.projection import Projection
@@ -133,6 +134,18 @@ def database_url(request: pytest.FixtureRequest, path: Path) -> str:
         return f"sqlite:///{path}"
     url: str = request.getfixturevalue("postgres_ledger")
     return url
+
+
+def settings_at(url: str, folder: Path, **more: Any) -> Settings:
+    """Settings of a ledger in the database that a URL names, with its files in a folder."""
+    return Settings(
+        database_url=url,
+        log_key_file=folder / "ledger.log-key",
+        checkpoint_file=folder / "ledger.checkpoint",
+        vault_key_file=folder / "ledger.vault-key",
+        allow_owner=url.startswith("postgresql:"),  # tests connect as the superuser
+        **more,
+    )
 
 
 def store_at(url: str) -> Store:

@@ -25,9 +25,8 @@ from ledger.domain.events import (
     ViolationRecorded,
 )
 from ledger.domain.values import Basis, Cause, Ending, Evidence, Resource, Role, Scope, Subject
-from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
-from tests.conftest import SetClock
+from tests.conftest import SetClock, settings_at
 
 T = TypeVar("T")
 
@@ -377,7 +376,7 @@ def founded(
     ``url`` names another database, which must be empty.
     """
     url = url or f"sqlite:///{folder / 'ledger.db'}"
-    settings = Settings(database_url=url, files=folder, unknown_subject=unknown)
+    settings = settings_at(url, folder, unknown_subject=unknown)
     service = build(settings, clock=clock)
     ledger = service.ledger
     with ledger.together():

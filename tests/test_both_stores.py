@@ -13,11 +13,10 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from ledger.domain.values import Basis, Scope
-from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from projections.trail import SEARCH_CHARS_MAX, SEARCH_WORDS_MAX
 from tests.checks import check_ledger
-from tests.conftest import SetClock
+from tests.conftest import SetClock, settings_at
 from tests.histories import OFFICER, RESOURCES, SUBJECTS, Drawing, founded, happen, lists_of
 
 WORDS = r"""
@@ -33,7 +32,7 @@ SPACES = (" ", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "-", ".", ", ")
 @contextmanager
 def copied(service: Service, folder: Path, url: str) -> Iterator[Service]:
     """A ledger at another address with the same events, byte for byte, and the same keys."""
-    copy = build(Settings(database_url=url, files=folder), clock=service.clock)
+    copy = build(settings_at(url, folder), clock=service.clock)
     for stored in service.recorder.select_notifications(1, service.recorder.position):
         event = StoredEvent(
             stored.originator_id, stored.originator_version, stored.topic, stored.state

@@ -35,7 +35,7 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
-from ledger.service.settings import Settings
+from ledger.service.settings import Settings, on_postgres
 from ledger.tlog.note import format_vkey
 
 if TYPE_CHECKING:
@@ -121,19 +121,24 @@ def _existing(settings: Settings) -> Iterator[Service]:
     """Open the ledger that the settings name, which must have been opened by ``init``."""
     from ledger.service.wiring import build
 
-    path = settings.database_path
-    if path is not None and not path.exists():
-        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
+    _require_file(settings)
     service = build(settings)
     try:
         service.signer.check()  # in doubt, reading goes on and writing is refused
         if not service.recorder.position:
             raise InvalidValue(
-                f"{settings.database} holds no ledger; run compliance-ledger init first"
+                f"{service.recorder.store.path} holds no ledger; run compliance-ledger init first"
             )
         yield service
     finally:
         service.close()
+
+
+def _require_file(settings: Settings) -> None:
+    if not settings.on_postgres and not settings.database_path.exists():
+        raise InvalidValue(
+            f"{settings.database_path} does not exist; run compliance-ledger init first"
+        )
 
 
 def _print_json(value: object) -> None:
@@ -152,9 +157,10 @@ def _print_table(table: Table) -> None:
 def init(as_json: AsJson = False) -> None:
     """Make the database and the vault key, open the ledger, and print the first admin key, once."""
     settings = _settings()
+    if settings.on_postgres:
+        _apply_schema(settings)
     key, log_key = _open_ledger(settings)
-    path = settings.database_path
-    database = settings.database if path is None else str(path.absolute())
+    database = _database(settings)
     if as_json:
         _print_json(
             {
@@ -166,12 +172,43 @@ def init(as_json: AsJson = False) -> None:
             }
         )
         return
-    out.print(f"Opened the ledger {settings.origin} in {database}.")
+    out.print(f"Opened the ledger {settings.origin} in {database}.", markup=False)
     out.print(f"The admin key, shown only now: {key}", markup=False)
     out.print(f"The public key of its log, for those who verify: {log_key}", markup=False)
     out.print(f"The private key is in {settings.log_key_path}; keep a copy elsewhere.")
     out.print(f"Keep a copy of {settings.vault_key_path.absolute()}, apart from the database.")
     out.print("Next: compliance-ledger serve")
+
+
+def _database(settings: Settings) -> str:
+    from ledger.store.postgres import without_password
+
+    if settings.on_postgres:
+        return without_password(settings.database_url)
+    return str(settings.database_path.absolute())
+
+
+def _apply_schema(settings: Settings) -> None:
+    from ledger.service.wiring import schema_script
+    from ledger.store.postgres import PostgresDatastore
+
+    store = PostgresDatastore(settings.database_url)
+    try:
+        store.apply_schema(schema_script())
+    finally:
+        store.close()
+
+
+@app.command()
+def schema(
+    sql: Annotated[bool, typer.Option("--sql", help="Print it as SQL for psql.")] = False,
+) -> None:
+    """Print what an owner runs on PostgreSQL: tables, triggers, roles and their rights."""
+    from ledger.service.wiring import schema_script
+
+    if not sql:
+        raise typer.BadParameter("say --sql; there is no other form")
+    typer.echo(schema_script(), nl=False)
 
 
 def _open_ledger(settings: Settings) -> tuple[str, str]:
@@ -199,8 +236,8 @@ def serve(
     """Serve the ledger over HTTP."""
     settings = _settings()
     _check_host(host)
-    with _existing(settings):
-        pass  # a refusal is read better here than from each worker
+    with _existing(settings) as service:
+        service.require_modest_role()  # a refusal is read better here than from each worker
     with _listening(host, port) as (listening, url):
         out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
         _run_server(listening, workers)
@@ -289,11 +326,13 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
     _check_host(host)
     with _listening(host, port) as (listening, url):
         shutil.rmtree(DEMO_FOLDER, ignore_errors=True)
-        database = DEMO_FOLDER / "ledger.db"
-        os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{database}"
+        if not on_postgres(os.environ.get("LEDGER_DATABASE_URL", "")):
+            os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{DEMO_FOLDER / 'ledger.db'}"
         os.environ["LEDGER_ORIGIN"] = "demo.localhost"
         os.environ["LEDGER_LOG_KEY_FILE"] = str(DEMO_FOLDER / "ledger.log-key")
         os.environ["LEDGER_CHECKPOINT_FILE"] = str(DEMO_FOLDER / "ledger.checkpoint")
+        os.environ["LEDGER_VAULT_KEY_FILE"] = str(DEMO_FOLDER / "ledger.vault-key")
+        os.environ["LEDGER_ALLOW_OWNER"] = "true"
         told = tell(_settings())
         out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
         for role, key in told.keys.items():
@@ -383,9 +422,7 @@ def recover(
             "recovering gives up events for good; put the newest copy of the database back if "
             "there is one, and say --accept-loss if there is none"
         )
-    path = settings.database_path
-    if path is not None and not path.exists():
-        raise InvalidValue(f"{path} does not exist")
+    _require_file(settings)
     service = build(settings)
     try:
         recorded = service.signer.recover()
@@ -459,8 +496,14 @@ def verify(
             report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
         else:
             settings = _settings_to_verify()
-            database = settings.database_path or settings.database_url
-            report = verify_stored(database, settings.checkpoint_path, trusted, progress)
+            if settings.on_postgres:
+                raise typer.BadParameter(
+                    "a database of PostgreSQL is verified through its service, with --url, or from "
+                    "an archive that export made, with --bundle"
+                )
+            report = verify_files(
+                settings.database_path, settings.checkpoint_path, trusted, progress
+            )
     if save is not None and report.code == verification.FINE and report.proven is not None:
         _write(save, report.proven.note)
     if evidence is not None and report.evidence is not None:
@@ -508,17 +551,18 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def verify_stored(
-    database: Path | str, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
+def verify_files(
+    database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
     """Verify a database with its checkpoint file, and its projections when the history is sound."""
     from ledger.service.verification import verify_database, with_projections
     from ledger.service.wiring import reading_recorder
+    from ledger.store.sqlite import LedgerDatastore
 
     report = verify_database(database, checkpoint, trusted, progress=progress)
     if not report.events:
         return report
-    recorder = reading_recorder(database)
+    recorder = reading_recorder(LedgerDatastore(database))
     try:
         return with_projections(report, recorder, progress)
     finally:
@@ -620,17 +664,11 @@ def backup(
     from ledger.service.verification import Trusted
 
     settings = _settings()
-    path = settings.database_path
-    if path is None:
-        raise InvalidValue(
-            f"{settings.database} is a PostgreSQL database: copy it with pg_basebackup or pg_dump, "
-            f"after {settings.checkpoint_path}, and {settings.vault_path} with both"
-        )
-    copied = back_up(path, settings.checkpoint_path, folder)
+    copied = back_up(settings.database_path, settings.checkpoint_path, folder)
     with _verifying(as_json=as_json) as progress:
-        report = verify_stored(copied.database, copied.checkpoint, Trusted(), progress)
+        report = verify_files(copied.database, copied.checkpoint, Trusted(), progress)
     if not as_json:
-        out.print(f"Copied {path} to {copied.database}.", markup=False)
+        out.print(f"Copied {settings.database_path} to {copied.database}.", markup=False)
         if copied.vault is not None:
             out.print(
                 f"Copied the vault to {copied.vault}: it has the keys of whoever is erased later, "

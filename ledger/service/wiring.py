@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -28,7 +27,9 @@ from ledger.service.ticker import Ticker
 from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
 from ledger.store.postgres import PostgresDatastore
-from ledger.store.recorder import LedgerRecorder, Store
+from ledger.store.postgres_schema import script
+from ledger.store.postgres_vault import VAULT_DDL, PostgresVault
+from ledger.store.recorder import DDL, LedgerRecorder, Store
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
@@ -148,6 +149,17 @@ class Service:
         with self.recorder.store.transaction(commit=False) as cursor:
             yield cursor, self.recorder.position
 
+    def require_modest_role(self) -> None:
+        """Raise ``InvalidValue`` when the database's role could change what is recorded."""
+        store = self.recorder.store
+        if isinstance(store, PostgresDatastore) and not self.settings.allow_owner:
+            power = store.power()
+            if power is not None:
+                raise InvalidValue(
+                    f"{power}, so nothing keeps this service from changing what is recorded; serve "
+                    "with a member of ledger_writer, or set LEDGER_ALLOW_OWNER to true"
+                )
+
     def open(self) -> str:
         """Make the log's key and open the ledger; returns the public key.
 
@@ -188,7 +200,7 @@ class Service:
             row = c.fetchone()
             if row is None:
                 raise NotFound(
-                    f"{self.settings.database} holds no ledger; run compliance-ledger init first"
+                    f"{self.recorder.store.path} holds no ledger; run compliance-ledger init first"
                 )
             unknown = self.settings.unknown_subject
             self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
@@ -203,13 +215,14 @@ class Service:
 
     def start(self) -> None:
         """Destroy what is to be destroyed, load what is in memory, check the log; then go on."""
+        self.require_modest_role()
         position = self.load()
         self.ledger.shred()
         lost = self.lost_keys()
         if lost:
             log.error(
                 "%s lacks %d keys that no erasure destroyed; put back the file that holds them",
-                self.settings.vault_path,
+                self.ledger.vault.name,
                 len(lost),
             )
         self.feed.start(position)
@@ -237,30 +250,37 @@ class Service:
         self.ledger.vault.close()
 
 
-def _open_store(settings: Settings) -> Store:
-    """Open the store that the settings name, and make its file and folders where they are missing.
+def schema_script() -> str:
+    """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
+    parts = (LogRows(), AccessRows(), ConductRows(), OperatorRows(), ErasureRows())
+    ddl = [*DDL, *(each for part in parts for each in part.DDL), *TrailRows("postgresql").DDL]
+    return script([*ddl, *VAULT_DDL])
 
-    Raises ``Unavailable`` where that cannot be.
-    """
-    path = settings.database_path
+
+def open_store(settings: Settings) -> Store:
+    """Open the store that the settings name; here alone it is chosen."""
+    folder = (
+        settings.vault_key_path.parent if settings.on_postgres else settings.database_path.parent
+    )
     try:
-        settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
-        if path is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if settings.on_postgres:
             return PostgresDatastore(settings.database_url)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = settings.database_path
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
             path.touch(mode=0o600)
+        return LedgerDatastore(path)
     except OSError as error:
         raise Unavailable(f"{error.filename} cannot be made: {error.strerror}") from None
-    return LedgerDatastore(path)
 
 
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
-    store = _open_store(settings)
+    store = open_store(settings)
     access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
-    erasures, trail, log_rows = ErasureRows(), TrailRows(store.dialect), LogRows()
+    trail = TrailRows(store.dialect)
+    erasures, log_rows = ErasureRows(), LogRows()
     recorder = LedgerRecorder(
         store,
         clock=clock,
@@ -271,10 +291,11 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
         make_vault_key(settings.vault_key_path)
-    vault = Vault(
-        settings.vault_path,
-        vault_key=read_vault_key(settings.vault_key_path),
-        origin=settings.origin,
+    vault_key = read_vault_key(settings.vault_key_path)
+    vault = (
+        PostgresVault(store, vault_key=vault_key, origin=settings.origin)
+        if isinstance(store, PostgresDatastore)
+        else Vault(settings.vault_path, vault_key=vault_key, origin=settings.origin)
     )
     ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
@@ -320,18 +341,17 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     )
 
 
-def reading_recorder(database: Path | str) -> LedgerRecorder:
-    """Return a recorder on a database that must exist: an SQLite file, or the URL of PostgreSQL.
-
-    It is there to compare projections, and appends nothing.
-    """
-    store: Store = (
-        LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
-    )
-    trail = TrailRows(store.dialect)
+def reading_recorder(store: Store) -> LedgerRecorder:
+    """Return a recorder on a store that is there, to compare projections: it appends nothing."""
     return LedgerRecorder(
         store,
         clock=wall_clock,
         log=None,
-        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), trail),
+        projections=(
+            AccessRows(),
+            ConductRows(),
+            OperatorRows(),
+            ErasureRows(),
+            TrailRows(store.dialect),
+        ),
     )

@@ -9,8 +9,8 @@ When the answer to ``COMMIT`` is lost, nobody here can tell what happened: ``Com
 old session holds the append lock until its end is decided; so a new transaction, which begins with
 that lock, sees the outcome.
 
-SQL above is written once, in SQLite's form. Here ``?`` becomes ``%s``, and a table or trigger gets
-PostgreSQL's types and language; text is compared by its bytes, as in SQLite.
+SQL above is written once, in SQLite's form. Here ``?`` becomes ``%s``; what tables become is in
+``postgres_schema.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from eventsourcing.persistence import Cursor
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from ledger.domain.errors import StoreBusy, Unavailable
+from ledger.domain.errors import OutcomeUnknown, StoreBusy, Unavailable
+from ledger.store.postgres_schema import schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION, CommitUnanswered
 
 CONNECTIONS_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
@@ -37,66 +38,7 @@ LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process s
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
-_NAMES: Final = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
-_TRIGGER: Final = re.compile(
-    r"CREATE TRIGGER IF NOT EXISTS (?P<name>\w+) BEFORE (?P<event>\w+) ON (?P<table>\w+)\s+"
-    r"(?:WHEN (?P<when>.*)\s+)?BEGIN SELECT raise\(ABORT, '(?P<message>[^']*)'\); END",
-    re.DOTALL,
-)
-_TYPES: Final = (
-    (re.compile(r"\bINTEGER\b"), "BIGINT"),
-    (re.compile(r"\bBLOB\b"), "BYTEA"),
-    (re.compile(r"\bTEXT\b(?! COLLATE)"), 'TEXT COLLATE "C"'),
-    (re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:,\s*(?:STRICT|WITHOUT ROWID))*\s*$"), ")"),
-)
 _PLACES: Final = re.compile(r"'[^']*'|\?|%")
-
-_SCHEMA_TABLE: Final = "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)"
-# Whoever follows the ledger is told; one notice for a transaction, however much it appended.
-_NOTICE: Final = (
-    """CREATE OR REPLACE FUNCTION events_are_announced() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM pg_notify('ledger_events', ''); RETURN NULL; END $$""",
-    """CREATE OR REPLACE TRIGGER events_are_announced AFTER INSERT ON events
-    FOR EACH STATEMENT EXECUTE FUNCTION events_are_announced()""",
-)
-
-
-def translated(statement: str) -> list[str]:
-    """Return what a statement that makes a table, an index or a trigger is on PostgreSQL."""
-    trigger = _TRIGGER.fullmatch(statement.strip())
-    if trigger is None:
-        for pattern, instead in _TYPES:
-            statement = pattern.sub(instead, statement)
-        return [statement]
-    name, event, table, when, message = trigger.group("name", "event", "table", "when", "message")
-    refuse = f"RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation';"
-    if when is not None:
-        when = when.strip().replace(" IS NOT (", " IS DISTINCT FROM (")
-        refuse = f"IF {when} THEN {refuse} END IF;"
-    # A statement is refused even when it would meet no row, and TRUNCATE is one that deletes.
-    events, rows = (event, "ROW") if event == "INSERT" else (event, "STATEMENT")
-    if event == "DELETE":
-        events = "DELETE OR TRUNCATE"
-    return [
-        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
-        f"    BEGIN {refuse} RETURN NEW; END $$",
-        f"CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON {table}\n"
-        f"    FOR EACH {rows} EXECUTE FUNCTION {name}()",
-        # Also where a session says that it only replays what another server did.
-        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
-    ]
-
-
-def schema(statements: Sequence[str]) -> list[str]:
-    """Return the statements that make a ledger's tables and triggers on PostgreSQL."""
-    made = [one for statement in statements for one in translated(statement)]
-    return [
-        *made,
-        *_NOTICE,
-        _SCHEMA_TABLE,
-        f"INSERT INTO ledger_schema SELECT {SCHEMA_VERSION} "
-        "WHERE NOT EXISTS (SELECT 1 FROM ledger_schema)",
-    ]
 
 
 class Row(tuple[Any, ...]):
@@ -227,7 +169,7 @@ class PostgresDatastore:
             try:
                 with _losing(connection):
                     yield PostgresCursor(connection.cursor())
-                _commit(connection)
+                _commit(connection, self.lock_timeout_s)
             except BaseException:
                 with suppress(psycopg.Error):  # a lost connection took its transaction with it
                     connection.execute("ROLLBACK")
@@ -305,7 +247,7 @@ class PostgresDatastore:
 
         A writer may not; it finds that the owner made them.
         """
-        due = [*_NAMES.findall("\n".join(statements)), "ledger_schema"]
+        due = [*tables(statements), "ledger_schema"]
         with self.transaction(commit=True) as c:
             c.execute(
                 "SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (due,)
@@ -332,12 +274,46 @@ class PostgresDatastore:
                     "schema --sql prints"
                 ) from error
 
+    def apply_schema(self, script: str) -> bool:
+        """Run what ``postgres_schema.script`` returned, where this role may make roles.
+
+        Returns whether it may; everything in it that is there already stays.
+        """
+        with self.transaction(commit=True) as c:
+            c.execute(
+                "SELECT bool_or(rolsuper OR rolcreaterole) FROM pg_roles "
+                "WHERE rolname = current_user"
+            )
+            row = c.fetchone()
+            allowed = bool(row and row[0])
+            if allowed:
+                c.execute(script)
+            return allowed
+
+    def power(self) -> str | None:
+        """Return why this role could change what is recorded, ``None`` when it could not."""
+        with self.transaction(commit=False) as c:
+            c.execute(
+                "SELECT current_user, "
+                "(SELECT bool_or(rolsuper) FROM pg_roles "
+                "WHERE rolname IN (current_user, session_user)), "
+                "pg_has_role(session_user, relowner, 'MEMBER'), "
+                "has_table_privilege(oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER') "
+                "FROM pg_class WHERE oid = 'events'::regclass"
+            )
+            name, superuser, owner, may = c.fetchall()[0]
+        if superuser:
+            return f"{name} is a superuser"
+        if owner:
+            return f"{name} owns the table events, or may become its owner"
+        return f"{name} may change the table events" if may else None
+
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
         with self.transaction(commit=False) as c:
             c.execute(
-                "SELECT (SELECT max(position) FROM events), (SELECT max(size) FROM log_checkpoints), "
-                "(SELECT count(*) FROM log_cosignatures WHERE size = "
+                "SELECT (SELECT max(position) FROM events), "
+                "(SELECT max(size) FROM log_checkpoints), (SELECT count(*) FROM log_cosignatures WHERE size = "
                 "(SELECT max(size) FROM log_cosignatures))"
             )
             return hash(tuple(c.fetchall()[0]))
@@ -351,7 +327,7 @@ class PostgresDatastore:
 def without_password(url: str) -> str:
     """Return the address of a database as messages may show it."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _configure(connection: psycopg.Connection[Row]) -> None:
@@ -362,16 +338,29 @@ def _configure(connection: psycopg.Connection[Row]) -> None:
     )
 
 
-def _commit(connection: psycopg.Connection[Row]) -> None:
+def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
     if connection.info.transaction_status != _IN_TRANSACTION:
         # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
         raise Unavailable("the transaction was rolled back by the database")
+    warnings: list[str] = []
+
+    def heed(notice: psycopg.errors.Diagnostic) -> None:
+        warnings.append(notice.message_primary or "a warning without words")
+
+    connection.add_notice_handler(heed)
     try:
-        answer = connection.execute("COMMIT").statusmessage
+        cursor = connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; COMMIT")
+        cursor.nextset()
+        answer = cursor.statusmessage
     except psycopg.OperationalError as error:
         if connection.closed:
             raise CommitUnanswered(f"the connection was lost while committing: {error}") from error
         raise
+    finally:
+        connection.remove_notice_handler(heed)
+    if warnings:
+        # A standby that must have it did not say so in time; on this server it is committed.
+        raise OutcomeUnknown(f"the commit was not confirmed: {'; '.join(warnings)}")
     if answer != "COMMIT":
         raise Unavailable("the transaction was rolled back by the database")
 

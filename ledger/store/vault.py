@@ -2,7 +2,8 @@
 
 Each subject has a data key of its own. The vault's file holds it wrapped by the vault key, which is
 in another file. Both are outside the ledger's database: destroying a data key leaves every stored
-event, and so every proof over it, as it is.
+event, and so every proof over it, as it is. (With PostgreSQL the vault is a schema of the same
+database, because all hosts share it: see ``postgres_vault.py``.)
 
 A key is committed here before the event that it sealed commits there. A crash between the two
 leaves a key that no event uses; it is harmless, and the next event of its subject takes it.
@@ -27,10 +28,10 @@ import secrets
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -46,6 +47,8 @@ _NONCE_BYTES: Final = 12
 _PROBE: Final = b"compliance-ledger vault"
 
 EventT = TypeVar("EventT", bound=SubjectEvent)
+Run = Callable[..., Any]
+"""Executes a statement with values for its ``?``; what it returns has ``fetchone``."""
 
 DDL: Final = (
     """CREATE TABLE IF NOT EXISTS data_keys (
@@ -57,7 +60,7 @@ DDL: Final = (
     "CREATE INDEX IF NOT EXISTS data_keys_subject ON data_keys (subject)",
     # A subject seals with one key; one that is about to be destroyed seals nothing more.
     """CREATE UNIQUE INDEX IF NOT EXISTS data_keys_in_use ON data_keys (subject)
-        WHERE NOT retired""",
+        WHERE retired = 0""",
     """CREATE TABLE IF NOT EXISTS probe (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         origin TEXT NOT NULL,
@@ -73,25 +76,31 @@ class Vault:
     Raises ``VaultUnavailable`` wherever the file cannot be read or written.
     """
 
+    KEYS: ClassVar[str] = "data_keys"
+    PROBE: ClassVar[str] = "probe"
+
     def __init__(self, path: Path, *, vault_key: bytes, origin: str) -> None:
         self.path = path
+        self._turn = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._open(str(path), vault_key, origin)
+
+    def _open(self, name: str, vault_key: bytes, origin: str) -> None:
+        self.name = name
         self._origin = origin
         self._wrapping = AESGCM(vault_key)
-        self._turn = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        with self._turn, self._writing() as connection:
-            for statement in DDL:
-                connection.execute(statement)
-            found = connection.execute("SELECT origin, box FROM probe").fetchone()
+        with self._writing() as run:
+            self._make_tables(run)
+            found = run(f"SELECT origin, box FROM {self.PROBE}").fetchone()
             if found is None:
                 box = self._encrypt(self._wrapping, _PROBE, "probe")
-                connection.execute("INSERT INTO probe VALUES (1, ?, ?)", (origin, box))
+                run(f"INSERT INTO {self.PROBE} VALUES (1, ?, ?)", (origin, box))
                 found = (origin, box)
         self._origin = found[0]
         if self._decrypt(self._wrapping, found[1], "probe") != _PROBE:
             self.close()
             raise VaultUnavailable(
-                f"{path} was made with another vault key; put back the key file that belongs to it"
+                f"{name} was made with another vault key; put back the key file that belongs to it"
             )
 
     def close(self) -> None:
@@ -124,12 +133,12 @@ class Vault:
         Raises ``TamperDetected`` when it was not sealed there, and ``VaultUnavailable`` when the
         key is not in the vault.
         """
-        with self._turn, self._connected() as connection:
-            row = connection.execute(
-                "SELECT key, subject, wrapped FROM data_keys WHERE key = ?", (sealed.key,)
+        with self._reading() as run:
+            row = run(
+                f"SELECT key, subject, wrapped FROM {self.KEYS} WHERE key = ?", (sealed.key,)
             ).fetchone()
         if row is None:
-            raise VaultUnavailable(f"{self.path} does not hold the key {sealed.key}")
+            raise VaultUnavailable(f"{self.name} does not hold the key {sealed.key}")
         box = base64.b64decode(sealed.box)
         text = self._decrypt(self._unwrapped(row), box, stream, version, path)
         if text is None:
@@ -140,16 +149,16 @@ class Vault:
 
     def keys_of(self, subject: Subject) -> list[str]:
         """Return every key of a subject that is here, the one in use and retired ones."""
-        with self._turn, self._connected() as connection:
-            rows = connection.execute(
-                "SELECT key FROM data_keys WHERE subject = ? ORDER BY key", (subject.key,)
+        with self._reading() as run:
+            rows = run(
+                f"SELECT key FROM {self.KEYS} WHERE subject = ? ORDER BY key", (subject.key,)
             )
-            return [row[0] for row in rows]
+            return [row[0] for row in rows.fetchall()]
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return which of these keys are not here."""
-        with self._turn, self._connected() as connection:
-            here = {row[0] for row in connection.execute("SELECT key FROM data_keys")}
+        with self._reading() as run:
+            here = {row[0] for row in run(f"SELECT key FROM {self.KEYS}").fetchall()}
         return [key for key in keys if key not in here]
 
     def retire(self, subject: Subject) -> None:
@@ -158,42 +167,35 @@ class Vault:
         Before an erasure commits: what is recorded between then and the destruction of the key
         is sealed by a new one, and outlives it.
         """
-        with self._turn, self._writing() as connection:
-            connection.execute("UPDATE data_keys SET retired = 1 WHERE subject = ?", (subject.key,))
+        with self._writing() as run:
+            run(f"UPDATE {self.KEYS} SET retired = 1 WHERE subject = ?", (subject.key,))
 
     def destroy(self, keys: Iterable[str]) -> int:
-        """Destroy keys for good; return how many of them were still here.
-
-        The file is then written anew. ``user_version`` remembers, over a crash, that it must be.
-        """
-        with self._turn, self._connected() as connection:
-            before = connection.total_changes
-            with self._writing():
-                connection.executemany(
-                    "DELETE FROM data_keys WHERE key = ?", [(key,) for key in keys]
-                )
-                destroyed = connection.total_changes - before
-                if destroyed:
-                    connection.execute("PRAGMA user_version = 1")
-            if connection.execute("PRAGMA user_version").fetchone()[0]:
-                connection.execute("VACUUM")
-                connection.execute("PRAGMA user_version = 0")
-            return destroyed
+        """Destroy keys for good; return how many of them were still here."""
+        destroyed = 0
+        with self._writing() as run:
+            for key in keys:
+                gone = run(f"DELETE FROM {self.KEYS} WHERE key = ? RETURNING key", (key,))
+                destroyed += len(gone.fetchall())
+            if destroyed:
+                self._mark_stale(run)
+        self._write_anew()
+        return destroyed
 
     def _key_in_use(self, subject: Subject) -> tuple[str, AESGCM]:
-        find = "SELECT key, subject, wrapped FROM data_keys WHERE subject = ? AND NOT retired"
-        with self._turn, self._connected() as connection:
-            row = connection.execute(find, (subject.key,)).fetchone()
-            if row is None:
-                with self._writing():  # another process may have been faster
-                    row = connection.execute(find, (subject.key,)).fetchone()
-                    if row is None:
-                        row = self._new_key(subject)
-                        connection.execute(
-                            "INSERT INTO data_keys (key, subject, retired, wrapped) "
-                            "VALUES (?, ?, 0, ?)",
-                            row,
-                        )
+        find = f"SELECT key, subject, wrapped FROM {self.KEYS} WHERE subject = ? AND retired = 0"
+        with self._reading() as run:
+            row = run(find, (subject.key,)).fetchone()
+        if row is None:
+            with self._writing() as run:  # another process may have been faster
+                row = run(find, (subject.key,)).fetchone()
+                if row is None:
+                    row = self._new_key(subject)
+                    run(
+                        f"INSERT INTO {self.KEYS} (key, subject, retired, wrapped) "
+                        "VALUES (?, ?, 0, ?)",
+                        row,
+                    )
         return row[0], self._unwrapped(row)
 
     def _new_key(self, subject: Subject) -> tuple[str, str, bytes]:
@@ -205,7 +207,7 @@ class Vault:
         key, subject, wrapped = row
         secret = self._decrypt(self._wrapping, wrapped, key, subject)
         if secret is None or fingerprint(secret) != key:
-            raise VaultUnavailable(f"the key {key} in {self.path} was changed or cut short")
+            raise VaultUnavailable(f"the key {key} in {self.name} was changed or cut short")
         return AESGCM(secret)
 
     # --- cipher and file --------------------------------------------------------------------------
@@ -225,25 +227,41 @@ class Vault:
         return orjson.dumps([self._origin, *place])
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            yield self._connection
-        except (sqlite3.Error, OSError) as error:
-            raise VaultUnavailable(f"{self.path} cannot be used: {error}") from error
+    def _reading(self) -> Iterator[Run]:
+        with self._turn:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                yield self._connection.execute
+            except (sqlite3.Error, OSError) as error:
+                raise VaultUnavailable(f"{self.path} cannot be used: {error}") from error
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+    def _writing(self) -> Iterator[Run]:
+        with self._reading() as run:
+            assert self._connection is not None
+            run("BEGIN IMMEDIATE")
             try:
-                yield connection
-                connection.execute("COMMIT")
+                yield run
+                run("COMMIT")
             except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
                 raise
+
+    def _make_tables(self, run: Run) -> None:
+        for statement in DDL:
+            run(statement)
+
+    def _mark_stale(self, run: Run) -> None:
+        """Remember, over a crash, that the file must be written anew."""
+        run("PRAGMA user_version = 1")
+
+    def _write_anew(self) -> None:
+        with self._reading() as run:
+            if run("PRAGMA user_version").fetchone()[0]:
+                run("VACUUM")
+                run("PRAGMA user_version = 0")
 
     def _connect(self) -> sqlite3.Connection:
         self.path.touch(mode=0o600)  # SQLite would let everybody read it; a journal gets its mode

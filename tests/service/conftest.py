@@ -27,6 +27,7 @@ from tests.postgres import fresh_database
 
 T0 = conftest.T0
 SetClock = conftest.SetClock
+settings_at = conftest.settings_at
 
 
 DOCUMENT: dict[str, Any] = {}
@@ -149,7 +150,7 @@ def serve(
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(database_url=database_url, files=tmp_path, origin="test.ledger")
+    return settings_at(database_url, tmp_path, origin="test.ledger")
 
 
 @contextmanager
@@ -202,7 +203,7 @@ def shared(
         if getattr(request, "param", "sqlite") == "postgresql":
             server = request.getfixturevalue("postgres_server")
             url = stack.enter_context(fresh_database(server))
-        settings = Settings(database_url=url, files=folder, origin="test.ledger")
+        settings = settings_at(url, folder, origin="test.ledger")
         yield found(stack.enter_context(opened(settings, SetClock())))
 
 

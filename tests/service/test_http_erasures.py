@@ -13,7 +13,6 @@ import orjson
 import pytest
 
 from ledger.domain.errors import VaultUnavailable
-from ledger.service.settings import sqlite_path
 from ledger.service.wiring import build
 from ledger.store.codec import as_json
 from ledger.store.replay import rebuild
@@ -198,9 +197,7 @@ def test_a_text_is_not_shown_when_that_cannot_be_recorded(founded: Running) -> N
     violation, _ = sealed_about(founded)
     founded.service.recorder.store.lock_timeout_s = 1
     founded.service.recorder.store._writer = None  # the next one is opened with the short wait
-    with sqlite3.connect(
-        sqlite_path(founded.service.settings.database_url), isolation_level=None
-    ) as c:
+    with sqlite3.connect(founded.service.settings.database_path, isolation_level=None) as c:
         c.execute("BEGIN IMMEDIATE")
         answer = founded(
             "GET", f"/v1/violations/{violation}", role="auditor", params={"reveal": "true"}
@@ -486,7 +483,7 @@ def test_a_changed_row_destroys_no_key(founded: Running) -> None:
     violation, _ = sealed_about(founded)
     sealed_about(founded, "user:bob")
     position = erase(founded, {"type": "user", "id": "bob"})["position"]
-    with sqlite3.connect(sqlite_path(founded.service.settings.database_url)) as c:
+    with sqlite3.connect(founded.service.settings.database_path) as c:
         c.execute("UPDATE erasure_keys SET erased_by = ? WHERE subject = 'user:alice'", (position,))
         c.execute(
             "UPDATE erasure_requests SET keys = (SELECT json_group_array(key) FROM erasure_keys)"

@@ -78,8 +78,7 @@ class TestPostgresRecorder(RecorderContract):
         *RecorderContract.FORBIDDEN,
         "TRUNCATE events",
         "TRUNCATE events, commands CASCADE",
-        "INSERT INTO events SELECT * FROM events WHERE position = 1 "
-        "ON CONFLICT (position) DO UPDATE SET type = 'x'",
+        "INSERT INTO events SELECT * FROM events ON CONFLICT (position) DO UPDATE SET type = 'x'",
         "SET session_replication_role = replica; DELETE FROM events",
         "UPDATE events SET state = state WHERE position = 100",
     )

@@ -1,0 +1,127 @@
+"""What an owner runs on PostgreSQL: tables, triggers, and the rights of three roles.
+
+Tables and triggers are written once, in SQLite's form, beside the code that uses them; here they
+get PostgreSQL's types and language. Text is compared by its bytes, as in SQLite.
+
+    ledger_owner    owns the tables; nobody serves as it, because an owner can remove a trigger
+    ledger_writer   reads and appends; changes projections and the vault, and nothing else
+    ledger_reader   reads all but the vault
+
+They are roles that nobody logs in as: a login is made a member of one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from ledger.store.recorder import SCHEMA_VERSION
+
+_NAMES: Final = re.compile(r"CREATE TABLE IF NOT EXISTS ([\w.]+)")
+_TRIGGER: Final = re.compile(
+    r"CREATE TRIGGER IF NOT EXISTS (?P<name>\w+) BEFORE (?P<event>\w+) ON (?P<table>\w+)\s+"
+    r"(?:WHEN (?P<when>.*)\s+)?BEGIN SELECT raise\(ABORT, '(?P<message>[^']*)'\); END",
+    re.DOTALL,
+)
+_TYPES: Final = (
+    (re.compile(r"\bINTEGER\b"), "BIGINT"),
+    (re.compile(r"\bBLOB\b"), "BYTEA"),
+    (re.compile(r"\bTEXT\b(?! COLLATE)"), 'TEXT COLLATE "C"'),
+    (re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:,\s*(?:STRICT|WITHOUT ROWID))*\s*$"), ")"),
+)
+_SCHEMA_TABLE: Final = "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)"
+# Whoever follows the ledger is told; one notice for a transaction, however much it appended.
+_NOTICE: Final = (
+    """CREATE OR REPLACE FUNCTION events_are_announced() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+    BEGIN PERFORM pg_notify('ledger_events', ''); RETURN NULL; END $$""",
+    """CREATE OR REPLACE TRIGGER events_are_announced AFTER INSERT ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION events_are_announced()""",
+)
+
+
+def translated(statement: str) -> list[str]:
+    """Return what a statement that makes a table, an index or a trigger is on PostgreSQL."""
+    trigger = _TRIGGER.fullmatch(statement.strip())
+    if trigger is None:
+        for pattern, instead in _TYPES:
+            statement = pattern.sub(instead, statement)
+        return [statement]
+    name, event, table, when, message = trigger.group("name", "event", "table", "when", "message")
+    refuse = f"RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation';"
+    if when is not None:
+        when = when.strip().replace(" IS NOT (", " IS DISTINCT FROM (")
+        refuse = f"IF {when} THEN {refuse} END IF;"
+    # A statement is refused even when it would meet no row, and TRUNCATE is one that deletes.
+    events, rows = (event, "ROW") if event == "INSERT" else (event, "STATEMENT")
+    if event == "DELETE":
+        events = "DELETE OR TRUNCATE"
+    return [
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger\n"
+        # Or a table of the session, named like ours, would be asked instead.
+        "    LANGUAGE plpgsql SET search_path = public, pg_temp AS $$\n"
+        f"    BEGIN {refuse} RETURN NEW; END $$",
+        f"CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON {table}\n"
+        f"    FOR EACH {rows} EXECUTE FUNCTION {name}()",
+        # Also where a session says that it only replays what another server did.
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
+    ]
+
+
+def schema(statements: Sequence[str]) -> list[str]:
+    """Return the statements that make a ledger's tables and triggers on PostgreSQL."""
+    made = [one for statement in statements for one in translated(statement)]
+    return [
+        *made,
+        *_NOTICE,
+        _SCHEMA_TABLE,
+        f"INSERT INTO ledger_schema SELECT {SCHEMA_VERSION} "
+        "WHERE NOT EXISTS (SELECT 1 FROM ledger_schema)",
+    ]
+
+
+def tables(statements: Sequence[str]) -> list[str]:
+    """Return the names of the tables that statements make."""
+    return _NAMES.findall("\n".join(statements))
+
+
+def script(statements: Sequence[str]) -> str:
+    """Return all that an owner runs, to make a ledger or what a ledger lacks."""
+    lines = [*_ROLES, *schema(statements), "RESET ROLE", *_rights(statements)]
+    return "".join(f"{line};\n" for line in lines)
+
+
+def _rights(statements: Sequence[str]) -> list[str]:
+    """Return the grants: what is append-only for everybody can only be appended to."""
+    found = [_TRIGGER.fullmatch(statement.strip()) for statement in statements]
+    appended = {each["table"] for each in found if each and each["event"] == "DELETE"}
+    appended |= {"commands", "vault.probe"}
+    named = tables(statements)
+    grants = [
+        f"GRANT SELECT, INSERT{'' if name in appended else ', UPDATE, DELETE'} ON {name} "
+        "TO ledger_writer"
+        for name in named
+    ]
+    readable = ", ".join([*(name for name in named if "." not in name), "ledger_schema"])
+    return [
+        "GRANT USAGE ON SCHEMA public TO ledger_writer, ledger_reader",
+        "GRANT USAGE ON SCHEMA vault TO ledger_writer",
+        *grants,
+        "GRANT SELECT ON ledger_schema TO ledger_writer",
+        f"GRANT SELECT ON {readable} TO ledger_reader",
+    ]
+
+
+_ROLES: Final = (
+    *(
+        f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN; "
+        "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        for role in ("ledger_owner", "ledger_writer", "ledger_reader")
+    ),
+    "DO $$ BEGIN EXECUTE format('GRANT CONNECT, CREATE ON DATABASE %I TO ledger_owner', "
+    "current_database()); END $$",
+    "GRANT USAGE, CREATE ON SCHEMA public TO ledger_owner",
+    "GRANT ledger_owner TO CURRENT_USER",
+    "SET ROLE ledger_owner",
+)
