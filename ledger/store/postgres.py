@@ -116,7 +116,7 @@ class PostgresDatastore:
     failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.OperationalError,)
 
     def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
-        self.url = url
+        self.address = url
         self.path = without_password(url)
         self.lock_timeout_s = lock_timeout_s
         self.turn = threading.RLock()

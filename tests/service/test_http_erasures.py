@@ -68,7 +68,7 @@ def erase(run: Running, subject: dict[str, str] = ALICE) -> dict[str, Any]:
 
 def files_of(run: Running) -> dict[str, bytes]:
     """Return everything that lies beside the database, the database included."""
-    folder = run.service.settings.database_path.parent
+    folder = run.service.settings.vault_path.parent
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 

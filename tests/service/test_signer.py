@@ -78,7 +78,10 @@ def reopened(service: Service) -> Iterator[Service]:
 
 def tamper(service: Service, statement: str) -> None:
     """Change the database behind the program's back, past the triggers."""
-    with closing(sqlite3.connect(service.settings.database_path)) as connection, connection:
+    with (
+        closing(sqlite3.connect(service.settings.database_path)) as connection,
+        connection,
+    ):
         triggers = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():
             connection.execute(f"DROP TRIGGER {name}")
@@ -433,7 +436,7 @@ def test_a_ledger_is_not_opened_beside_a_checkpoint_of_another(
 ) -> None:
     """A database that is gone is not replaced by an empty one."""
     sign_all(service)
-    for path in settings.database_path.parent.glob("ledger.db*"):
+    for path in settings.vault_path.parent.glob("ledger.db*"):
         path.unlink()
     fresh = build(settings, clock=clock)
 
