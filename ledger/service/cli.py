@@ -644,6 +644,54 @@ def _write(path: Path, data: bytes) -> None:
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from None
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Commands, one a line, as POST /v1/batch takes.")],
+    api_key: Annotated[
+        str, typer.Option(envvar="LEDGER_API_KEY", help="The key under which they are recorded.")
+    ],
+    url: Annotated[str | None, typer.Option(help="Send them to this service.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record the commands of a file. Run it again after a stop: nothing is recorded twice.
+
+    Without --url they are recorded in the database of the settings, by this process.
+    """
+    import asyncio
+
+    from ledger.service.importing import Imported, client_of, import_file
+    from ledger.service.wiring import build
+
+    if not file.is_file():
+        raise InvalidValue(f"{file} is no file")
+    settings = _settings()
+    if url is None and not settings.database_path.exists():
+        raise InvalidValue(
+            f"{settings.database_path} does not exist; run compliance-ledger init first"
+        )
+    service = build(settings) if url is None else None
+
+    async def run(advance: Callable[[int], None]) -> Imported:
+        async with client_of(url or "", api_key, service) as client:
+            return await import_file(client, file, progress=advance)
+
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("importing", total=file.stat().st_size)
+        imported = asyncio.run(run(lambda sent: bar.update(task, advance=sent)))
+    if as_json:
+        _print_json(asdict(imported))
+    else:
+        for answer in imported.refused[:FINDINGS_SHOWN_MAX]:
+            err.print(f"line {answer['line']}: {answer['problem']['detail']}", markup=False)
+        out.print(
+            f"{imported.done} lines are recorded, {imported.refused_count} were refused; "
+            f"the newest is event {imported.position}.",
+            markup=False,
+        )
+    if imported.refused_count:
+        raise typer.Exit(1)
+
+
 @app.command()
 def export(
     bundle: Annotated[Path, typer.Option(help="The archive to write; it must not exist.")],
