@@ -25,7 +25,7 @@ from tests.service.conftest import until
 from tests.service.wire import Wire, exchange, request
 from tests.serving import STOPPED_WITHIN_S, asked, environment, opened, suspended, url_in
 
-HOSTILE = "canary\r\n{\"level\": \"info\"}\x1b[2J\x1b]0;x\x07\x9b\u2028\u202e\x7f"
+HOSTILE = 'canary\r\n{"level": "info"}\x1b[2J\x1b]0;x\x07\x9b\u2028\u202e\x7f'
 ESCAPES = ("\r", "\x1b", "\x07", "\x9b", "\u2028", "\u202e", "\x7f")
 
 
@@ -82,7 +82,9 @@ def fail(message: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_fault_is_told_by_kind_and_place(form: logs.LogFormat, written: Callable[[], str]) -> None:
+def test_a_fault_is_told_by_kind_and_place(
+    form: logs.LogFormat, written: Callable[[], str]
+) -> None:
     """What an exception says may be a caller's, so it stays out; so does that of its causes."""
     logs.configure(form)
     try:
@@ -180,9 +182,7 @@ def test_a_request_is_a_line_without_anybody_in_it(tmp_path: Path) -> None:
         request("/v1/suspensions/canary-path", method="GET", key=keys["auditor"], length=None),
         request("/canary%0d%0apath", method="GET", length=None),
         request("/v1/events", method="GET", key="canary-key", length=None),
-        request(
-            "/v1/events", b"", "x-request-id: canary\xff", method="GET", key=keys["auditor"]
-        ),
+        request("/v1/events", b"", "x-request-id: canary\xff", method="GET", key=keys["auditor"]),
         request("/v1/violations", b'{"canary": "body', key=keys["reporter"]),
         request("/access/v1/evaluation", orjson.dumps(asked("canary-check")), key=keys["service"]),
         request("/access/v1/evaluation", b'{"canary": 1', key=keys["service"]),
