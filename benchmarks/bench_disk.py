@@ -27,9 +27,9 @@ def main(events: int = EVENTS) -> None:
             everything, facts = c.fetchone()
         service.close()
     print(
-        f"{count:,} events of a year, with all that is derived: {everything / count:,.0f} bytes each"
+        f"{count:,} events and all that is derived from them: {everything / count:,.0f} bytes each"
     )
-    print(f"the events and their leaves alone:                 {facts / count:,.0f} bytes each")
+    print(f"the events and their leaves alone:                {facts / count:,.0f} bytes each")
 
 
 if __name__ == "__main__":

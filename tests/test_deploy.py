@@ -1,4 +1,4 @@
-"""What is in ``deploy/`` fits the program: every setting, route, metric, option and page is there."""
+"""What is in ``deploy/`` fits the program: each setting, route, metric and option is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer.main
-import yaml
+import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.service import cli
@@ -29,7 +29,7 @@ UNITS = sorted((DEPLOY / "systemd").iterdir())
 EXPOSURE_MAX = 2.0  # of 10, as systemd-analyze rates a service
 
 
-def unit(path: Path) -> configparser.ConfigParser:
+def unit(path: Path) -> configparser.RawConfigParser:
     """A unit as sections; of a name that is given more than once the values are lines."""
 
     class Many(dict[str, Any]):
@@ -78,7 +78,9 @@ def test_every_setting_has_a_value_that_can_be_used() -> None:
         dict(line.split("=", 1) for line in lines.splitlines()),
         kinds()["ConfigMap"]["data"],
     ):
-        Settings(**{name.removeprefix("LEDGER_").lower(): value for name, value in given.items()})
+        Settings.model_validate(
+            {name.removeprefix("LEDGER_").lower(): value for name, value in given.items()}
+        )
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
