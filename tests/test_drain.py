@@ -1,4 +1,4 @@
-"""The end of a serving process under load: nobody who is served is cut off, nothing answered lost."""
+"""The end of a serving process under load: nobody is cut off, and nothing answered is lost."""
 
 from __future__ import annotations
 
