@@ -496,14 +496,8 @@ def verify(
             report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
         else:
             settings = _settings_to_verify()
-            if settings.on_postgres:
-                raise typer.BadParameter(
-                    "a database of PostgreSQL is verified through its service, with --url, or from "
-                    "an archive that export made, with --bundle"
-                )
-            report = verify_files(
-                settings.database_path, settings.checkpoint_path, trusted, progress
-            )
+            database = settings.database_url if settings.on_postgres else settings.database_path
+            report = verify_files(database, settings.checkpoint_path, trusted, progress)
     if save is not None and report.code == verification.FINE and report.proven is not None:
         _write(save, report.proven.note)
     if evidence is not None and report.evidence is not None:
@@ -552,17 +546,19 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def verify_files(
-    database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
+    database: Path | str, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
-    """Verify a database with its checkpoint file, and its projections when the history is sound."""
+    """Verify a database with its checkpoint file, and its projections when the history is sound.
+
+    It is a file of SQLite, or the URL of a PostgreSQL database.
+    """
     from ledger.service.verification import verify_database, with_projections
     from ledger.service.wiring import reading_recorder
-    from ledger.store.sqlite import LedgerDatastore
 
     report = verify_database(database, checkpoint, trusted, progress=progress)
     if not report.events:
         return report
-    recorder = reading_recorder(LedgerDatastore(database))
+    recorder = reading_recorder(database)
     try:
         return with_projections(report, recorder, progress)
     finally:

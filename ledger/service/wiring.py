@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -341,8 +342,14 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     )
 
 
-def reading_recorder(store: Store) -> LedgerRecorder:
-    """Return a recorder on a store that is there, to compare projections: it appends nothing."""
+def reading_recorder(database: Path | str) -> LedgerRecorder:
+    """Return a recorder on a database that is there, to compare projections: it appends nothing.
+
+    It is a file of SQLite, or the URL of a PostgreSQL database.
+    """
+    store: Store = (
+        LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
+    )
     return LedgerRecorder(
         store,
         clock=wall_clock,
