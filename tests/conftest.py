@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from ledger.application import Ledger
 from ledger.domain.events import Recorded
+from ledger.service.settings import sqlite_path
 from ledger.service.wiring import Finder
+from ledger.store.postgres import PostgresDatastore
 from ledger.store.projection import Projection
-from ledger.store.recorder import LedgerRecorder
+from ledger.store.recorder import LedgerRecorder, Store
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault
@@ -24,10 +27,12 @@ from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import OperatorRows
 from projections.trail import TrailRows
+from tests.postgres import fresh_database, postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]  # fixtures, for every test
 
 LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 VAULT_KEY = bytes(range(32))
-pytest_plugins = ["tests.postgres"]
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
@@ -51,19 +56,19 @@ def open_ledger(
     clock: Callable[[], datetime],
     *,
     projections: Sequence[Projection] = (),
-    store: LedgerDatastore | None = None,
+    store: Store | None = None,
     committed: Callable[[Sequence[Recorded]], None] = lambda _: None,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> Ledger:
     """Open a ledger with the product's own projections, and further ones after them."""
     store = store or LedgerDatastore(path)
     access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
-    erasures = ErasureRows()
+    erasures, trail = ErasureRows(), TrailRows(store.dialect)
     recorder = LedgerRecorder(
         store,
         clock=clock,
         log=LogRows(),
-        projections=(access, conduct, operators, erasures, TrailRows(), *projections),
+        projections=(access, conduct, operators, erasures, trail, *projections),
         committed=committed,
     )
     recorder.create_table()
@@ -97,11 +102,58 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
+on_each_store = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+"""Runs a test on both stores; without it, it runs on SQLite. Without a server, it is skipped."""
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(
+    postgres_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of a PostgreSQL database with a ledger's tables, to make others from."""
+    with fresh_database(postgres_server) as url:
+        path = tmp_path_factory.mktemp("tables") / "ledger.db"
+        ledger = open_ledger(path, SetClock(), store=PostgresDatastore(url))
+        ledger.recorder.store.close()
+        ledger.vault.close()
+        yield urlsplit(url).path.lstrip("/")
+
+
 @pytest.fixture
-def ledger(path: Path, clock: SetClock) -> Iterator[Ledger]:
-    """A ledger on SQLite, empty, that is checked as a whole when the test is over."""
-    ledger = open_ledger(path, clock)
+def postgres_ledger(postgres_server: str, postgres_tables: str) -> Iterator[str]:
+    """The address of a PostgreSQL database of its own, with the tables and nothing in them."""
+    with fresh_database(postgres_server, postgres_tables) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, path: Path) -> str:
+    """The address of an empty database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("postgres_ledger")
+    return url
+
+
+def store_at(url: str) -> Store:
+    """Open the store that a URL names."""
+    if url.startswith("sqlite:"):
+        return LedgerDatastore(sqlite_path(url))
+    return PostgresDatastore(url)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """An empty store."""
+    store = store_at(database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def ledger(store: Store, path: Path, clock: SetClock) -> Iterator[Ledger]:
+    """A ledger, empty, that is checked as a whole when the test is over."""
+    ledger = open_ledger(path, clock, store=store)
     yield ledger
     check_store(ledger.recorder)
-    ledger.recorder.store.close()
     ledger.vault.close()

@@ -365,10 +365,20 @@ def clause_of(name: str) -> Clause:
     return Clause(id=name, title=name.title(), text=f"No {name}.", category=name, severity="high")
 
 
-def founded(folder: Path, clock: SetClock, *, unknown: UnknownSubjects = "allow") -> Service:
-    """Build a service on a new file, with operators, a policy, four resources and two groups."""
-    url = f"sqlite:///{folder / 'ledger.db'}"
-    service = build(Settings(database_url=url, unknown_subject=unknown), clock=clock)
+def founded(
+    folder: Path,
+    clock: SetClock,
+    *,
+    unknown: UnknownSubjects = "allow",
+    url: str | None = None,
+) -> Service:
+    """Build a service on a new file, with operators, a policy, four resources and two groups.
+
+    ``url`` names another database, which must be empty.
+    """
+    url = url or f"sqlite:///{folder / 'ledger.db'}"
+    settings = Settings(database_url=url, files=folder, unknown_subject=unknown)
+    service = build(settings, clock=clock)
     ledger = service.ledger
     with ledger.together():
         service.open()
@@ -421,3 +431,28 @@ def happen(service: Service, drawing: Drawing, commands: int) -> list[LedgerErro
             drawing.learn(done.recorded)
         service.ledger.shred()
     return refusals
+
+
+def lists_of(service: Service, at: datetime, position: int) -> dict[str, object]:
+    """Everything that can be listed as it stood at an instant and was known at a position."""
+    access, conduct, trail = service.access, service.conduct, service.trail
+    both: dict[str, Any] = {"position": position, "limit": 1_000}
+    with service.reading() as (c, _):
+        return {
+            "suspensions": access.suspensions(c, at=at, **both),
+            "in force": access.suspensions(c, at=at, in_force_at=at + TICK, **both),
+            "for review": access.suspensions(c, at=at, review=True, **both),
+            "not for review": access.suspensions(c, at=at, review=False, **both),
+            "for fraud": access.suspensions(c, at=at, category="fraud", oldest_first=True, **both),
+            "for aup@1": access.suspensions(c, at=at, policy="aup@1", **both),
+            "of ann": access.suspensions(c, at=at, subject="user:ann", **both),
+            "reinstatements": access.reinstatements(c, **both),
+            "violations": conduct.violations(c, at=at, **both),
+            "standing": conduct.violations(c, at=at, state="stands", **both),
+            "warnings": conduct.warnings(c, **both),
+            "trail": trail.events(c, **both),
+            "of the model": trail.events(c, resource="model:m1", **both),
+            "with words": trail.events(c, q="suspend* fraud", **both),
+            "counts": trail.counts(c, position=position),
+            "links": [access.links_of(c, s, position=position, at=at) for s in SUBJECTS],
+        }

@@ -28,7 +28,7 @@ from ledger.store.replay import rebuild
 from projections.access import AccessIndex, Answer, snapshot
 from tests.checks import check_ledger
 from tests.conftest import SetClock
-from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen
+from tests.histories import GROUPS, SUBJECTS, TICK, Drawing, awake, founded, happen, lists_of
 
 COMMANDS_MAX = 60  # of one history; a failure shrinks to the shortest that still fails
 REQUESTS = 6  # asked at each position
@@ -251,31 +251,6 @@ def test_a_rebuild_is_what_is_live_at_every_stop(history: History, lengths: list
             happen(service, history.questions, length)
 
             assert [] == list(rebuild(service.recorder).differences)
-
-
-def lists_of(service: Service, at: datetime, position: int) -> dict[str, object]:
-    """Everything that can be listed as it stood at an instant and was known at a position."""
-    access, conduct, trail = service.access, service.conduct, service.trail
-    both: dict[str, Any] = {"position": position, "limit": 1_000}
-    with service.reading() as (c, _):
-        return {
-            "suspensions": access.suspensions(c, at=at, **both),
-            "in force": access.suspensions(c, at=at, in_force_at=at + TICK, **both),
-            "for review": access.suspensions(c, at=at, review=True, **both),
-            "not for review": access.suspensions(c, at=at, review=False, **both),
-            "for fraud": access.suspensions(c, at=at, category="fraud", oldest_first=True, **both),
-            "for aup@1": access.suspensions(c, at=at, policy="aup@1", **both),
-            "of ann": access.suspensions(c, at=at, subject="user:ann", **both),
-            "reinstatements": access.reinstatements(c, **both),
-            "violations": conduct.violations(c, at=at, **both),
-            "standing": conduct.violations(c, at=at, state="stands", **both),
-            "warnings": conduct.warnings(c, **both),
-            "trail": trail.events(c, **both),
-            "of the model": trail.events(c, resource="model:m1", **both),
-            "with words": trail.events(c, q="suspend* fraud", **both),
-            "counts": trail.counts(c, position=position),
-            "links": [access.links_of(c, s, position=position, at=at) for s in SUBJECTS],
-        }
 
 
 @few

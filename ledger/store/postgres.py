@@ -116,7 +116,7 @@ class PostgresDatastore:
     failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.OperationalError,)
 
     def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
-        self.url = url
+        self.address = url
         self.path = without_password(url)
         self.lock_timeout_s = lock_timeout_s
         self.turn = threading.RLock()
@@ -313,7 +313,8 @@ class PostgresDatastore:
         with self.transaction(commit=False) as c:
             c.execute(
                 "SELECT (SELECT max(position) FROM events), "
-                "(SELECT max(size) FROM log_checkpoints), (SELECT count(*) FROM log_cosignatures WHERE size = "
+                "(SELECT max(size) FROM log_checkpoints), "
+                "(SELECT count(*) FROM log_cosignatures WHERE size = "
                 "(SELECT max(size) FROM log_cosignatures))"
             )
             return hash(tuple(c.fetchall()[0]))

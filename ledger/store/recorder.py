@@ -86,6 +86,8 @@ class Store(Protocol):
     dialect: Literal["sqlite", "postgresql"]
     path: str
     """What messages call it: a file, or an address without a password."""
+    address: str
+    """What another process opens it with."""
     lock_timeout_s: float
     turn: threading.RLock
     """Held by the one thread of this process that writes."""

@@ -4,8 +4,9 @@ A projection is a function of the events alone. Where live rows differ from rebu
 were changed by something else, or a projection's code changed since they were written.
 
 Rebuilding uses all cores: each process replays the events into a file of its own, for its share of
-the projections. Rows are inserted in batches and indexes made at the end, which is what makes it
-many times faster than the appends were.
+the projections. Rows are inserted in batches and without indexes, which is what makes it
+many times faster than the appends were. The files are SQLite's, whatever the ledger is kept in:
+rows are compared as values, in the order of their bytes, which is the same on both stores.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor
 
 from ledger.store.projection import Projection
-from ledger.store.recorder import LedgerRecorder
-from ledger.store.sqlite import LedgerDatastore
+from ledger.store.recorder import LedgerRecorder, Store
+from ledger.store.streaming import streamed
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
 PROGRESS_EVERY: Final = 10_000  # events between two calls of the progress function
@@ -33,7 +36,7 @@ ALONE_MAX: Final = 50_000  # events below which starting processes costs more th
 ROWS_TOGETHER: Final = 5_000  # rows inserted by one statement: some megabytes
 COMPARED_TOGETHER: Final = 1_000  # rows compared at once
 
-_INSERT = re.compile(r"INSERT INTO (\w+)\b(?!.*\bSELECT\b)", re.DOTALL)
+_INSERT = re.compile(r"INSERT INTO (\w+)\b(?!.*\b(?:SELECT|UPDATE)\b)", re.DOTALL)
 
 Progress = Callable[[int, int], None]
 
@@ -111,7 +114,9 @@ def _replay_all(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(files) - 1, mp_context=spawn) as others:
         running = [
-            others.submit(_replay_elsewhere, recorder.store.path, share, path, total)
+            others.submit(
+                _replay_elsewhere, type(recorder.store), recorder.store.address, share, path, total
+            )
             for share, path in files[1:]
         ]
         _replay(recorder.events(until=total), *files[0], total, progress)
@@ -121,9 +126,13 @@ def _replay_all(
 
 
 def _replay_elsewhere(
-    database: str, projections: Sequence[Projection], path: Path, total: int
+    store: Callable[[str], Store],
+    address: str,
+    projections: Sequence[Projection],
+    path: Path,
+    total: int,
 ) -> None:
-    recorder = LedgerRecorder(LedgerDatastore(database), clock=_no_clock, log=None)
+    recorder = LedgerRecorder(store(address), clock=_no_clock, log=None)
     try:
         _replay(recorder.events(until=total), projections, path, total, lambda _done, _all: None)
     finally:
@@ -147,11 +156,10 @@ def _replay(
     connection.execute("PRAGMA synchronous = OFF")
     connection.row_factory = sqlite3.Row
     try:
-        statements = [statement for projection in projections for statement in projection.DDL]
-        indexes = [statement for statement in statements if "CREATE INDEX" in statement]
-        for statement in statements:
-            if statement not in indexes:
-                connection.execute(statement)
+        for projection in projections:
+            for statement in projection.DDL:
+                if "CREATE INDEX" not in statement:
+                    connection.execute(statement)
         connection.execute("BEGIN")
         cursor = _BatchingCursor(connection.cursor())
         for recorded in events:
@@ -161,8 +169,6 @@ def _replay(
                 progress(recorded.position, total)
         cursor.flush()
         connection.execute("COMMIT")
-        for statement in indexes:
-            connection.execute(statement)
         progress(total, total)
     finally:
         connection.close()
@@ -216,22 +222,21 @@ class _BatchingCursor(SQLiteCursor):
 
 
 def _compare(
-    projection: str, table: str, fresh: sqlite3.Connection, live: SQLiteCursor
+    projection: str, table: str, fresh: sqlite3.Connection, live: Cursor
 ) -> Difference | None:
     """Walk both tables in the order of all their columns and note where they part."""
-    columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({table})")]
-    query = f"SELECT * FROM {table} ORDER BY {', '.join(columns)}"
+    columns = _columns(table, fresh)
+    order = ", ".join(f"{column} NULLS FIRST" for column in columns)
+    query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"
     rebuilt_rows = fresh.execute(query)
-    live_rows = live.sqlite_cursor.connection.cursor()
-    live_rows.row_factory = None
-    live_rows.execute(query)
+    live_rows = map(tuple, streamed(live, query))
     ours: list[tuple[object, ...]] = []
     theirs: list[tuple[object, ...]] = []
     missing: list[tuple[object, ...]] = []
     extra: list[tuple[object, ...]] = []
     while len(missing) + len(extra) < 2 * DIFFERENCES_SHOWN_MAX:
         ours = ours or rebuilt_rows.fetchmany(COMPARED_TOGETHER)
-        theirs = theirs or live_rows.fetchmany(COMPARED_TOGETHER)
+        theirs = theirs or list(islice(live_rows, COMPARED_TOGETHER))
         if ours == theirs:
             if not ours:
                 break
@@ -245,6 +250,13 @@ def _compare(
     if not missing and not extra:
         return None
     return Difference(projection, table, missing, extra)
+
+
+def _columns(table: str, fresh: sqlite3.Connection) -> list[str]:
+    found = fresh.execute(f"PRAGMA table_info({table})").fetchall()
+    # What has no key of its own, as a table of words on SQLite has none, is known by its row ids.
+    keyed = any(is_key for *_, is_key in found)
+    return [*([] if keyed else ["rowid"]), *(name for _, name, *_ in found)]
 
 
 def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:
@@ -264,8 +276,9 @@ def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:
     return tuple(rank(value) for value in row)
 
 
-def _replace(table: str, fresh: sqlite3.Connection, live: SQLiteCursor) -> None:
+def _replace(table: str, fresh: sqlite3.Connection, live: Any) -> None:
+    columns = _columns(table, fresh)
+    names, holes = ", ".join(columns), ", ".join("?" * len(columns))
     live.execute(f"DELETE FROM {table}")
-    rows = fresh.execute(f"SELECT * FROM {table}")
-    holes = ", ".join("?" * len(rows.description))
-    live.executemany(f"INSERT INTO {table} VALUES ({holes})", rows)
+    rows = fresh.execute(f"SELECT {names} FROM {table}")
+    live.executemany(f"INSERT INTO {table} ({names}) VALUES ({holes})", rows)

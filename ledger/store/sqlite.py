@@ -37,7 +37,7 @@ class LedgerDatastore(SQLiteDatastore):
 
     def __init__(self, path: Path | str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         super().__init__(str(path), originator_id_type="text")
-        self.path = str(path)
+        self.path = self.address = str(path)
         self.lock_timeout_s = lock_timeout_s
         self.turn = threading.RLock()
         self._writer: sqlite3.Connection | None = None

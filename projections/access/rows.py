@@ -38,6 +38,7 @@ from ledger.domain.values import (
     Subject,
     format_instant,
 )
+from ledger.store.streaming import streamed
 
 
 class AccessRows:
@@ -590,8 +591,7 @@ def snapshot(
     ``unknown`` subjects are denied, every subject is named that the ledger holds a fact about.
     """
     for kind, query in (*SNAPSHOT, *((KNOWN_SUBJECTS,) if unknown == "deny_unknown" else ())):
-        cursor.execute(query, (recorded_at,) if "?" in query else ())
-        while row := cursor.fetchone():
+        for row in streamed(cursor, query, (recorded_at,) if "?" in query else ()):
             yield (kind, *row)
     yield ("ledger", position, recorded_at, unknown)
 

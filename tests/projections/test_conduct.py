@@ -23,7 +23,7 @@ from ledger.domain.events import (
 from ledger.domain.values import Evidence, Resource, Subject, format_instant
 from projections.conduct import ConductRows
 from tests.checks import check_ledger
-from tests.conftest import T0, SetClock
+from tests.conftest import T0, SetClock, on_each_store
 from tests.histories import RESOURCES, SUBJECTS, Drawing, founded
 from tests.service.conftest import SetClock as ServiceClock
 
@@ -78,6 +78,7 @@ def warnings(ledger: Ledger, **asked: Any) -> list[dict[str, Any]]:
 # --- what is shown --------------------------------------------------------------------------------
 
 
+@on_each_store
 def test_a_violation_is_shown_with_everything_but_its_sealed_details(policies: Ledger) -> None:
     """A violation shows what was found, by whom, and that it stands; never the details."""
     id_ = violate(
@@ -142,6 +143,7 @@ def test_the_stream_of_a_violation_is_its_subject_s(policies: Ledger) -> None:
 # --- then and now ---------------------------------------------------------------------------------
 
 
+@on_each_store
 def test_an_overturned_violation_shows_what_overturned_it(
     policies: Ledger, clock: SetClock
 ) -> None:
@@ -155,6 +157,7 @@ def test_an_overturned_violation_shows_what_overturned_it(
     assert ("overturned", expected) == (found["state"], found["overturned"])
 
 
+@on_each_store
 def test_a_violation_stands_until_the_instant_at_which_it_was_overturned(
     policies: Ledger, clock: SetClock
 ) -> None:
@@ -243,6 +246,7 @@ def test_a_filter_of_violations_keeps_what_it_names(
         ({"recorded_from": T0 + timedelta(hours=1), "recorded_to": T0 + timedelta(hours=2)}, [1]),
     ],
 )
+@on_each_store
 def test_a_filter_of_warnings_keeps_what_it_names(
     policies: Ledger, clock: SetClock, asked: dict[str, Any], expected: list[int]
 ) -> None:
@@ -322,11 +326,17 @@ def expected_violations(
     ]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_lists_of_any_history_are_what_its_events_say(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "database_url"),
+    [(0, "sqlite"), (1, "sqlite"), (2, "sqlite"), (3, "postgresql")],
+    indirect=["database_url"],
+)
+def test_lists_of_any_history_are_what_its_events_say(
+    tmp_path: Path, seed: int, database_url: str
+) -> None:
     """For random filters, positions and instants a list equals one made from the events alone."""
     clock, drawing, random = ServiceClock(), Drawing(Random(seed)), Random(f"asked {seed}")
-    service = founded(tmp_path, clock)
+    service = founded(tmp_path, clock, url=database_url)
     for _ in range(100):
         if drawing.chance(3):
             drawing.move(clock)

@@ -48,11 +48,18 @@ from ledger.store.replay import rebuild
 from projections import trail
 from projections.trail import SEARCH_CHARS_MAX, SEARCH_WORDS_MAX, TrailRows
 from tests.checks import check_ledger
-from tests.conftest import T0, SetClock
+from tests.conftest import T0, SetClock, on_each_store
 from tests.histories import RESOURCES, SUBJECTS, Drawing, founded
 from tests.service.conftest import SetClock as ServiceClock
 
 ROWS = TrailRows()
+
+
+def rows_of(ledger: Ledger) -> TrailRows:
+    """The trail of the ledger, on whichever store it is kept."""
+    return TrailRows(ledger.recorder.store.dialect)
+
+
 OFFICER, MACHINE = Author("officer"), Author("mod-tool", "user:jane@acme.example")
 AUTHORS = [OFFICER, MACHINE, Author("mod-tool", "user:joe"), Author("mod-tool")]
 ALICE, BOB = Subject(type="user", id="alice"), Subject(type="user", id="bob")
@@ -62,13 +69,15 @@ M1, M2, M3 = (Resource(type="model", id=id_) for id_ in ("m1", "m2", "m3"))
 def found(ledger: Ledger, **asked: Any) -> list[int]:
     """Ask for positions, as known now unless told otherwise."""
     with ledger.recorder.store.transaction(commit=False) as c:
-        return ROWS.events(c, **{"position": ledger.recorder.position, "limit": 100, **asked})
+        return rows_of(ledger).events(
+            c, **{"position": ledger.recorder.position, "limit": 100, **asked}
+        )
 
 
 def counted(ledger: Ledger, **asked: Any) -> dict[str, Any]:
     """Ask for counts, as known now unless told otherwise."""
     with ledger.recorder.store.transaction(commit=False) as c:
-        return ROWS.counts(c, **{"position": ledger.recorder.position, **asked})
+        return rows_of(ledger).counts(c, **{"position": ledger.recorder.position, **asked})
 
 
 def publish(ledger: Ledger, policy: str = "acceptable-use") -> None:
@@ -225,6 +234,7 @@ def test_a_filter_that_does_not_exist_is_an_error(ledger: Ledger) -> None:
 # --- what an event concerns -----------------------------------------------------------------------
 
 
+@on_each_store
 def test_a_group_stands_for_the_members_it_had_when_the_event_was_recorded(ledger: Ledger) -> None:
     """Who joined a group later is not concerned by what was decided before, who left it is."""
     ledger.define_group("frontier", resources=(M1, M2), by=OFFICER)
@@ -239,6 +249,7 @@ def test_a_group_stands_for_the_members_it_had_when_the_event_was_recorded(ledge
     assert (2, 4, 5) == (before.position, after.position, revised.position)
 
 
+@on_each_store
 def test_a_selector_of_a_type_concerns_every_resource_of_the_type(ledger: Ledger) -> None:
     """A suspension of all models is found by any model, listed or not, and by no other resource."""
     every = suspend(ledger, {"type": "model"}).position
@@ -250,6 +261,7 @@ def test_a_selector_of_a_type_concerns_every_resource_of_the_type(ledger: Ledger
     assert [star, every] == found(ledger, resource="model:*")
 
 
+@on_each_store
 def test_what_is_about_a_suspension_concerns_what_it_does(ledger: Ledger, clock: SetClock) -> None:
     """Revisions, cancellations and reinstatements are found by clause, category and resource."""
     publish(ledger)
@@ -287,6 +299,7 @@ def test_what_is_about_a_suspension_concerns_what_it_does(ledger: Ledger, clock:
     assert (9, [11]) == (fallen.position, by_itself)
 
 
+@on_each_store
 def test_a_warning_concerns_the_clauses_that_its_grounds_broke(ledger: Ledger) -> None:
     """A warning is found by each clause it rests on, and counts once for each category."""
     publish(ledger)
@@ -378,6 +391,7 @@ def test_words_find_the_sentences_that_hold_all_of_them(
     assert len(expected) == counted(told, q=q)["total"]
 
 
+@on_each_store
 def test_an_id_finds_what_it_names_and_what_is_about_that(ledger: Ledger) -> None:
     """An id, pasted as it is, finds what made it, what rests on it and what is about it."""
     publish(ledger)
@@ -467,6 +481,7 @@ def test_a_search_that_is_too_long_is_refused(told: Ledger, q: str) -> None:
         assert "q" == refusal.value.field
 
 
+@on_each_store
 def test_sealed_text_is_in_no_table(told: Ledger) -> None:
     """Neither the details of a violation nor the note on a suspension is copied by the trail."""
     with told.recorder.store.transaction(commit=False) as c:
@@ -613,10 +628,10 @@ def expected_counts(meant: Sequence[Told]) -> dict[str, Any]:
     return counts
 
 
-def happened(folder: Path, seed: int, commands: int) -> Service:
+def happened(folder: Path, seed: int, commands: int, url: str | None = None) -> Service:
     """Let a random history happen, by several operators."""
     clock, drawing = ServiceClock(), Drawing(Random(seed))
-    service = founded(folder, clock)
+    service = founded(folder, clock, url=url)
     for _ in range(commands):
         if drawing.chance(3):
             drawing.move(clock)
@@ -630,14 +645,24 @@ def happened(folder: Path, seed: int, commands: int) -> Service:
     return service
 
 
-@pytest.mark.parametrize("tally_events", [1, 7, 1_000])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("seed", "tally_events", "database_url"),
+    [
+        *((seed, tally_events, "sqlite") for seed in range(3) for tally_events in (1, 7, 1_000)),
+        (3, 7, "postgresql"),
+    ],
+    indirect=["database_url"],
+)
 def test_lists_and_counts_of_any_history_are_what_its_events_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, tally_events: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    tally_events: int,
+    database_url: str,
 ) -> None:
     """For random filters and positions, lists and counts equal those made from the events alone."""
     monkeypatch.setattr(trail, "TALLY_EVENTS", tally_events)
-    service = happened(tmp_path, seed, 100)
+    service = happened(tmp_path, seed, 100, database_url)
     story, random = told_by(list(service.recorder.events())), Random(f"asked {seed}")
 
     for _ in range(100):
@@ -709,11 +734,13 @@ def test_a_rebuild_makes_the_same_tables_and_the_same_words(tmp_path: Path) -> N
     service.recorder.store.close()
 
 
+@on_each_store
 def test_a_repair_brings_lost_words_back(told: Ledger) -> None:
     """When words are lost or changed, a rebuild says so, and a repair makes events found again."""
     with told.recorder.store.transaction(commit=True) as c:
-        c.execute("DELETE FROM trail_words WHERE rowid = 2")
-        c.execute("UPDATE trail_words SET words = 'nothing happened' WHERE rowid = 3")
+        key = "rowid" if told.recorder.store.dialect == "sqlite" else "position"
+        c.execute(f"DELETE FROM trail_words WHERE {key} = 2")
+        c.execute(f"UPDATE trail_words SET words = 'nothing happened' WHERE {key} = 3")
     assert [] == found(told, q="zoë")
 
     assert ["trail_words"] == [d.table for d in rebuild(told.recorder, repair=True).differences]

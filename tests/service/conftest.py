@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from tests import conftest
 from tests.checks import check_ledger
+from tests.postgres import fresh_database
 
 T0 = conftest.T0
 SetClock = conftest.SetClock
@@ -147,8 +148,8 @@ def serve(
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(database_url=f"sqlite:///{tmp_path / 'ledger.db'}", origin="test.ledger")
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(database_url=database_url, files=tmp_path, origin="test.ledger")
 
 
 @contextmanager
@@ -191,12 +192,18 @@ def running(settings: Settings, clock: SetClock) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A founded service that the tests of one module share."""
-    path = tmp_path_factory.mktemp("shared") / "ledger.db"
-    settings = Settings(database_url=f"sqlite:///{path}", origin="test.ledger")
-    with opened(settings, SetClock()) as run:
-        yield found(run)
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A founded service that the tests of one module share; a module may name its stores."""
+    folder = tmp_path_factory.mktemp("shared")
+    url = f"sqlite:///{folder / 'ledger.db'}"
+    with ExitStack() as stack:
+        if getattr(request, "param", "sqlite") == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(fresh_database(server))
+        settings = Settings(database_url=url, files=folder, origin="test.ledger")
+        yield found(stack.enter_context(opened(settings, SetClock())))
 
 
 POLICY = {

@@ -15,7 +15,7 @@ from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.errors import InvalidValue, LogNotVerified
 from ledger.domain.values import Subject
 from ledger.service import keyfile
-from ledger.service.settings import Settings
+from ledger.service.settings import Settings, sqlite_path
 from ledger.service.wiring import Service, build
 from ledger.tlog.checkpoint import Checkpoint, LogKey, format_checkpoint, parse_checkpoint
 from ledger.tlog.merkle import ProofInvalid
@@ -78,7 +78,10 @@ def reopened(service: Service) -> Iterator[Service]:
 
 def tamper(service: Service, statement: str) -> None:
     """Change the database behind the program's back, past the triggers."""
-    with closing(sqlite3.connect(service.settings.database_path)) as connection, connection:
+    with (
+        closing(sqlite3.connect(sqlite_path(service.settings.database_url))) as connection,
+        connection,
+    ):
         triggers = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():
             connection.execute(f"DROP TRIGGER {name}")
@@ -237,7 +240,7 @@ def test_a_file_that_is_gone_is_written_anew(service: Service) -> None:
 
 def older_copy(service: Service) -> None:
     """Put a copy of the database in its place that lacks signed events."""
-    path = service.settings.database_path
+    path = sqlite_path(service.settings.database_url)
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(f"{path}.old")) as copy:
         source.backup(copy)
     append(service, 5)
@@ -414,7 +417,7 @@ def test_a_ledger_is_not_opened_beside_a_checkpoint_of_another(
 ) -> None:
     """A database that is gone is not replaced by an empty one."""
     sign_all(service)
-    for path in settings.database_path.parent.glob("ledger.db*"):
+    for path in settings.vault_path.parent.glob("ledger.db*"):
         path.unlink()
     fresh = build(settings, clock=clock)
 

@@ -1,0 +1,35 @@
+"""How are many rows read without holding all of them in memory?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any, Final
+
+from eventsourcing.persistence import Cursor
+from eventsourcing.sqlite import SQLiteCursor
+
+ROWS_TOGETHER: Final = 1_000  # fetched at once: about a megabyte
+
+_numbers = count(1)
+
+
+def streamed(c: Cursor, statement: str, values: Sequence[object] = ()) -> Iterator[Any]:
+    """Yield the rows of a query one by one; on SQLite the cursor is in use until the last.
+
+    A PostgreSQL server would send all rows at once, so there the transaction has a cursor of its
+    own for them.
+    """
+    if isinstance(c, SQLiteCursor):
+        c.execute(statement, values)
+        yield from iter(c.fetchone, None)
+        return
+    name = f"streamed_{next(_numbers)}"
+    c.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {statement}", values)
+    while True:
+        c.execute(f"FETCH {ROWS_TOGETHER} FROM {name}")
+        rows = c.fetchall()
+        yield from rows
+        if len(rows) < ROWS_TOGETHER:
+            break
+    c.execute(f"CLOSE {name}")  # when the reader stops before, the end of the transaction does it
