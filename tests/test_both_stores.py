@@ -15,7 +15,7 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from ledger.domain.values import Basis, Scope
-from ledger.service.cli import verify_files
+from ledger.service.cli import verify_stored
 from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED, Report, Trusted
 from ledger.service.wiring import Service, build
 from ledger.tlog.verify import Kind
@@ -194,7 +194,7 @@ class Signed:
     @property
     def report(self) -> Report:
         """What is found in the history and in the projections."""
-        return verify_files(self.url, self.anchor, Trusted(), lambda _done, _all: None)
+        return verify_stored(self.url, self.anchor, Trusted(), lambda _done, _all: None)
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_trigger_that_was_switched_off_or_changed_is_remarked(signed: Signed) 
 def test_a_database_that_cannot_be_reached_is_no_verdict(tmp_path: Path) -> None:
     """Whoever cannot read a ledger cannot tell; a password in its address is not shown."""
     url = f"postgresql://jo:secret@/none?host={tmp_path}"
-    report = verify_files(url, tmp_path / "none", Trusted(), lambda _done, _all: None)
+    report = verify_stored(url, tmp_path / "none", Trusted(), lambda _done, _all: None)
 
     assert COULD_NOT_TELL == report.code
     assert "cannot be read" in report.doubts[0]
