@@ -140,9 +140,7 @@ def settings_at(url: str, folder: Path, **more: Any) -> Settings:
     """Settings of a ledger in the database that a URL names, with its files in a folder."""
     return Settings(
         database_url=url,
-        log_key_file=folder / "ledger.log-key",
-        checkpoint_file=folder / "ledger.checkpoint",
-        vault_key_file=folder / "ledger.vault-key",
+        files=folder,
         allow_owner=url.startswith("postgresql:"),  # tests connect as the superuser
         **more,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from ledger.domain.events import Author
 from ledger.domain.values import Subject
-from ledger.service.cli import verify_files
+from ledger.service.cli import verify_stored
 from ledger.service.settings import Settings
 from ledger.service.verification import Report, Trusted, verify_database
 from ledger.service.wiring import Service, build
@@ -128,7 +128,7 @@ class Copy:
     @property
     def whole(self) -> Report:
         """What is found in the history, and in the projections."""
-        return verify_files(self.path, self.anchor, Trusted(), lambda _done, _all: None)
+        return verify_stored(self.path, self.anchor, Trusted(), lambda _done, _all: None)
 
 
 def forked(folder: Path, target: Path) -> Copy:

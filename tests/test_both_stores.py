@@ -5,15 +5,20 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 
+import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
 from ledger.domain.values import Basis, Scope
+from ledger.service.cli import verify_stored
+from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED, Report, Trusted
 from ledger.service.wiring import Service, build
+from ledger.tlog.verify import Kind
 from projections.trail import SEARCH_CHARS_MAX, SEARCH_WORDS_MAX
 from tests.checks import check_ledger
 from tests.conftest import SetClock, settings_at
@@ -168,3 +173,99 @@ def test_words_find_the_same_events_on_either_store(
         assert sum(0 < number < len(texts) for number in found) > len(asked) // 3
         check_ledger(copy)
     service.close()
+
+
+# --- verifying it ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Signed:
+    """A ledger on PostgreSQL, all of it signed, and nobody at work on it."""
+
+    url: str
+    anchor: Path
+
+    def tamper(self, *statements: str) -> None:
+        """Change it as somebody does who owns the database."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    @property
+    def report(self) -> Report:
+        """What is found in the history and in the projections."""
+        return verify_stored(self.url, self.anchor, Trusted(), lambda _done, _all: None)
+
+
+@pytest.fixture
+def signed(tmp_path: Path, postgres_ledger: str) -> Signed:
+    """A ledger in which something happened, and which signed it."""
+    service = founded(tmp_path, SetClock(), url=postgres_ledger)
+    happen(service, Drawing(Random("signed")), 40)
+    service.signer.check()
+    while service.signer._round():
+        pass
+    check_ledger(service)
+    service.close()
+    return Signed(postgres_ledger, service.settings.checkpoint_path)
+
+
+def test_a_database_of_postgresql_is_verified(signed: Signed) -> None:
+    """Events, log, triggers and projections fit, and the report says what is proven."""
+    report = signed.report
+
+    assert (FINE, ()) == (report.code, report.findings)
+    assert report.proven is not None
+    assert report.events == report.proven.checkpoint.size
+
+
+@pytest.mark.parametrize(
+    ("statements", "kind"),
+    [
+        (["UPDATE events SET recorded_at = '2020' WHERE position = 5"], Kind.CHANGED),
+        (["DELETE FROM events WHERE position = 5"], Kind.MISSING),
+        (["DELETE FROM access_suspensions"], Kind.PROJECTION),
+        (["UPDATE trail_words SET words = 'nothing' WHERE position = 5"], Kind.PROJECTION),
+        (["UPDATE trail_words SET position = 10000 WHERE position = 5"], Kind.PROJECTION),
+        (["DROP TABLE conduct_warnings"], Kind.PROJECTION),
+    ],
+)
+def test_what_an_owner_changes_in_postgresql_is_found(
+    signed: Signed, statements: list[str], kind: Kind
+) -> None:
+    """Triggers do not stop an owner, who can drop them; the log does not fit then."""
+    off = [f"ALTER TABLE events {what} TRIGGER ALL" for what in ("DISABLE", "ENABLE")]
+    signed.tamper(off[0], *statements, off[1])
+
+    report = signed.report
+    assert TAMPERED == report.code
+    assert kind in [finding.kind for finding in report.findings]
+
+
+def test_a_trigger_that_was_switched_off_or_changed_is_remarked(signed: Signed) -> None:
+    """The history fits, and the report says which triggers are not as the ledger makes them."""
+    signed.tamper(
+        "ALTER TABLE events DISABLE TRIGGER events_are_never_changed",
+        "DROP TRIGGER log_hashes_are_never_deleted ON log_hashes",
+        "CREATE OR REPLACE FUNCTION events_are_dense() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RETURN NEW; END $$",
+    )
+
+    report = signed.report
+    assert FINE == report.code
+    found = [remark for remark in report.remarks if "trigger" in remark]
+    assert [
+        "The trigger events_are_dense is not the one that the ledger makes.",
+        "The trigger events_are_never_changed is missing, which the ledger makes.",
+        "The trigger log_hashes_are_never_deleted is missing, which the ledger makes.",
+    ] == found
+
+
+def test_a_database_that_cannot_be_reached_is_no_verdict(tmp_path: Path) -> None:
+    """Whoever cannot read a ledger cannot tell; a password in its address is not shown."""
+    url = f"postgresql://jo:secret@/none?host={tmp_path}"
+    report = verify_stored(url, tmp_path / "none", Trusted(), lambda _done, _all: None)
+
+    assert COULD_NOT_TELL == report.code
+    assert "cannot be read" in report.doubts[0]
+    assert "secret" not in str(report)

@@ -19,7 +19,6 @@ import pytest
 from ledger.service import keyfile
 from ledger.service.verification import Trusted, verify_database
 from ledger.service.wiring import reading_recorder
-from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.checkpoint import Checkpoint, format_checkpoint
 from ledger.tlog.merkle import root
 from ledger.tlog.note import Note, Signer, format_note, sign
@@ -401,7 +400,7 @@ def test_projections_are_not_compared_with_a_history_that_is_not_sound(copy: Cop
 
 def test_the_recorder_that_reads_has_every_projection(copy: Copy) -> None:
     """The ones that a service writes, in its order."""
-    service, reading = at(copy.path.parent), reading_recorder(LedgerDatastore(copy.path))
+    service, reading = at(copy.path.parent), reading_recorder(copy.path)
 
     assert [type(each) for each in service.recorder.projections] == [
         type(each) for each in reading.projections

@@ -36,7 +36,7 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
-from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, on_postgres
+from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, is_postgresql
 from ledger.tlog.note import format_vkey
 
 if TYPE_CHECKING:
@@ -123,24 +123,19 @@ def _existing(settings: Settings) -> Iterator[Service]:
     """Open the ledger that the settings name, which must have been opened by ``init``."""
     from ledger.service.wiring import build
 
-    _require_file(settings)
+    path = settings.database_path
+    if path is not None and not path.exists():
+        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
     service = build(settings)
     try:
         service.signer.check()  # in doubt, reading goes on and writing is refused
         if not service.recorder.position:
             raise InvalidValue(
-                f"{service.recorder.store.path} holds no ledger; run compliance-ledger init first"
+                f"{settings.database} holds no ledger; run compliance-ledger init first"
             )
         yield service
     finally:
         service.close()
-
-
-def _require_file(settings: Settings) -> None:
-    if not settings.on_postgres and not settings.database_path.exists():
-        raise InvalidValue(
-            f"{settings.database_path} does not exist; run compliance-ledger init first"
-        )
 
 
 def _print_json(value: object) -> None:
@@ -159,10 +154,11 @@ def _print_table(table: Table) -> None:
 def init(as_json: AsJson = False) -> None:
     """Make the database and the vault key, open the ledger, and print the first admin key, once."""
     settings = _settings()
-    if settings.on_postgres:
+    if settings.database_path is None:
         _apply_schema(settings)
     key, log_key = _open_ledger(settings)
-    database = _database(settings)
+    path = settings.database_path
+    database = settings.database if path is None else str(path.absolute())
     if as_json:
         _print_json(
             {
@@ -180,14 +176,6 @@ def init(as_json: AsJson = False) -> None:
     out.print(f"The private key is in {settings.log_key_path}; keep a copy elsewhere.")
     out.print(f"Keep a copy of {settings.vault_key_path.absolute()}, apart from the database.")
     out.print("Next: compliance-ledger serve")
-
-
-def _database(settings: Settings) -> str:
-    from ledger.store.postgres import without_password
-
-    if settings.on_postgres:
-        return without_password(settings.database_url)
-    return str(settings.database_path.absolute())
 
 
 def _apply_schema(settings: Settings) -> None:
@@ -362,7 +350,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
     _check_host(host)
     with _listening(host, port) as (listening, url):
         shutil.rmtree(DEMO_FOLDER, ignore_errors=True)
-        if not on_postgres(os.environ.get("LEDGER_DATABASE_URL", "")):
+        if not is_postgresql(os.environ.get("LEDGER_DATABASE_URL", "")):
             os.environ["LEDGER_DATABASE_URL"] = f"sqlite:///{DEMO_FOLDER / 'ledger.db'}"
         os.environ["LEDGER_ORIGIN"] = "demo.localhost"
         os.environ["LEDGER_LOG_KEY_FILE"] = str(DEMO_FOLDER / "ledger.log-key")
@@ -458,7 +446,9 @@ def recover(
             "recovering gives up events for good; put the newest copy of the database back if "
             "there is one, and say --accept-loss if there is none"
         )
-    _require_file(settings)
+    path = settings.database_path
+    if path is not None and not path.exists():
+        raise InvalidValue(f"{path} does not exist")
     service = build(settings)
     try:
         recorded = service.signer.recover()
@@ -532,14 +522,8 @@ def verify(
             report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
         else:
             settings = _settings_to_verify()
-            if settings.on_postgres:
-                raise typer.BadParameter(
-                    "a database of PostgreSQL is verified through its service, with --url, or from "
-                    "an archive that export made, with --bundle"
-                )
-            report = verify_files(
-                settings.database_path, settings.checkpoint_path, trusted, progress
-            )
+            database = settings.database_path or settings.database_url
+            report = verify_stored(database, settings.checkpoint_path, trusted, progress)
     if save is not None and report.code == verification.FINE and report.proven is not None:
         _write(save, report.proven.note)
     if evidence is not None and report.evidence is not None:
@@ -587,18 +571,22 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def verify_files(
-    database: Path, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
+def verify_stored(
+    database: Path | str, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
     """Verify a database with its checkpoint file, and its projections when the history is sound."""
     from ledger.service.verification import verify_database, with_projections
     from ledger.service.wiring import reading_recorder
-    from ledger.store.sqlite import LedgerDatastore
 
+    if isinstance(database, str):
+        raise typer.BadParameter(
+            "a database of PostgreSQL is verified through its service, with --url, or from an "
+            "archive that export made, with --bundle"
+        )
     report = verify_database(database, checkpoint, trusted, progress=progress)
     if not report.events:
         return report
-    recorder = reading_recorder(LedgerDatastore(database))
+    recorder = reading_recorder(database)
     try:
         return with_projections(report, recorder, progress)
     finally:
@@ -748,11 +736,17 @@ def backup(
     from ledger.service.verification import Trusted
 
     settings = _settings()
-    copied = back_up(settings.database_path, settings.checkpoint_path, folder)
+    path = settings.database_path
+    if path is None:
+        raise InvalidValue(
+            f"{settings.database} is a PostgreSQL database: copy {settings.checkpoint_path} first, "
+            "then the database with pg_basebackup or pg_dump"
+        )
+    copied = back_up(path, settings.checkpoint_path, folder)
     with _verifying(as_json=as_json) as progress:
-        report = verify_files(copied.database, copied.checkpoint, Trusted(), progress)
+        report = verify_stored(copied.database, copied.checkpoint, Trusted(), progress)
     if not as_json:
-        out.print(f"Copied {settings.database_path} to {copied.database}.", markup=False)
+        out.print(f"Copied {path} to {copied.database}.", markup=False)
         if copied.vault is not None:
             out.print(
                 f"Copied the vault to {copied.vault}: it has the keys of whoever is erased later, "

@@ -23,7 +23,6 @@ from ledger.domain.errors import InvalidValue
 from ledger.service.logs import LogFormat
 
 SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
-FILES_WITH_POSTGRES: Final = Path("var/ledger")  # what is beside a SQLite file is named so then
 METRICS_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # set by serve, for its own processes
 
 
@@ -34,8 +33,13 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default="sqlite:///var/ledger.db",
-        description="Where the ledger is kept: sqlite:///path, sqlite:////absolute/path, or "
-        "postgresql://user@host/database.",
+        description="Where the ledger is kept: sqlite:///relative/path, sqlite:////absolute/path, "
+        "or postgresql://user@host/database.",
+    )
+    files: Path | None = Field(
+        default=None,
+        description="The folder of the vault and, unless named one by one, of the key files and "
+        "the checkpoint; when unset, that of an SQLite database, and var for PostgreSQL.",
     )
     origin: str = Field(
         default="ledger.localhost",
@@ -46,15 +50,15 @@ class Settings(BaseSettings):
     )
     log_key_file: Path | None = Field(
         default=None,
-        description="The file of the log's private keys; unset: beside the database, or in var.",
+        description="The file of the log's private keys; unset: with the other files.",
     )
     checkpoint_file: Path | None = Field(
         default=None,
-        description="The file of the newest signed checkpoint; unset: beside the database, or in var.",
+        description="The file of the newest signed checkpoint; unset: with the other files.",
     )
     vault_key_file: Path | None = Field(
         default=None,
-        description="The file of the vault key; unset: ledger.vault-key beside the database, or in var.",
+        description="The file of the vault key; unset: ledger.vault-key with the other files.",
     )
     allow_owner: bool = Field(
         default=False,
@@ -112,48 +116,48 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _known_store(cls, url: str) -> str:
-        if not on_postgres(url):
+    def _store(cls, url: str) -> str:
+        if not is_postgresql(url):
             sqlite_path(url)
         return url
 
     @property
-    def on_postgres(self) -> bool:
-        """Whether the ledger is kept in PostgreSQL."""
-        return on_postgres(self.database_url)
+    def database_path(self) -> Path | None:
+        """The SQLite file; ``None`` on PostgreSQL."""
+        return None if is_postgresql(self.database_url) else sqlite_path(self.database_url)
 
     @property
-    def database_path(self) -> Path:
-        """The SQLite file. Raises ``InvalidValue`` when the ledger is kept in PostgreSQL."""
-        if self.on_postgres:
-            raise InvalidValue(
-                "this works on a SQLite file only, and LEDGER_DATABASE_URL names PostgreSQL"
-            )
-        return sqlite_path(self.database_url)
+    def database(self) -> str:
+        """What messages call the database: a file, or an address without a password."""
+        if self.database_path is not None:
+            return str(self.database_path)
+        parts = urlsplit(self.database_url)
+        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
-    @property
-    def _beside(self) -> Path:
-        return FILES_WITH_POSTGRES if self.on_postgres else self.database_path
+    def _file(self, suffix: str) -> Path:
+        """Return a file that belongs to the ledger, named as its SQLite database is or would be."""
+        name = self.database_path or Path("var/ledger.db")
+        return ((self.files or name.parent) / name.name).with_suffix(suffix)
 
     @property
     def log_key_path(self) -> Path:
         """The file of the log's private keys."""
-        return self.log_key_file or self._beside.with_suffix(".log-key")
+        return self.log_key_file or self._file(".log-key")
 
     @property
     def checkpoint_path(self) -> Path:
         """The file of the newest checkpoint, which vouches for the database from outside it."""
-        return self.checkpoint_file or self._beside.with_suffix(".checkpoint")
+        return self.checkpoint_file or self._file(".checkpoint")
 
     @property
     def vault_path(self) -> Path:
-        """The file of the vault, beside the SQLite database."""
-        return self.database_path.with_suffix(".vault")
+        """The file of the vault."""
+        return self._file(".vault")
 
     @property
     def vault_key_path(self) -> Path:
         """The file of the vault key."""
-        return self.vault_key_file or self._beside.with_suffix(".vault-key")
+        return self.vault_key_file or self._file(".vault-key")
 
     @classmethod
     def settings_customise_sources(
@@ -177,10 +181,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, from_file
 
 
-def on_postgres(url: str) -> bool:
-    """Tell whether a URL names a database of PostgreSQL."""
+def is_postgresql(url: str) -> bool:
+    """Tell whether a URL names a PostgreSQL database; raises ``ValueError`` when it does half."""
     parts = urlsplit(url)
-    return parts.scheme == "postgresql" and len(parts.path) > 1
+    if parts.scheme != "postgresql":
+        return False
+    if len(parts.path) < 2:  # noqa: PLR2004 - a slash and a name
+        raise ValueError("must name a database, like postgresql://user@host/database")
+    return True
 
 
 def sqlite_path(url: str) -> Path:

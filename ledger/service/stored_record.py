@@ -1,53 +1,74 @@
 """What stands in a ledger's database? Read with SQL of its own, through nothing that writes it.
 
-Trust: none. Whoever can write the file can have put anything into it, values of any type included,
-so nothing is assumed but that SQLite reads it. Where it cannot, ``UNREADABLE`` is raised.
+Trust: none. Whoever can write the database can have put anything into it, in a file of SQLite
+values of any type included, so nothing is assumed but that SQLite, or the PostgreSQL server, reads
+it. Where it cannot, ``UNREADABLE`` is raised.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
+import psycopg
+
+from ledger.store.postgres_schema import schema
+from ledger.store.recorder import DDL
 from ledger.tlog.leaf import StoredRow, entry
+from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import LogFormatError
 from ledger.tlog.note import VerifierKey
 from ledger.tlog.verify import NAMING_STREAM, key_named
 
-UNREADABLE: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
-"""What reading a damaged file raises: of SQLite, or of Python where a message of it is damaged."""
+UNREADABLE: Final = (sqlite3.Error, psycopg.Error, OverflowError, UnicodeDecodeError)
+"""What reading a damaged database raises: of the store, or of Python where a message is damaged."""
 
-_COLUMNS = "SELECT position, stream, version, type, recorded_at, state FROM events NOT INDEXED "
 _UNSIGNED = (1 << 64) - 1
+_ROWS_TOGETHER: Final = 1_000  # sent by a server at once
+_FUNCTION: Final = re.compile(r"CREATE OR REPLACE FUNCTION (\w+)\(.*?\$\$(.*)\$\$", re.DOTALL)
+_TRIGGERS: Final = """SELECT t.tgname, p.prosrc, t.tgenabled IN ('O', 'A')
+    FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal AND c.relnamespace = 'public'::regnamespace"""
 
 
 class StoredRecord:
-    """One snapshot of a database file: events, the log's hashes and checkpoints, and the schema."""
+    """One snapshot of a database: events, the log's hashes and checkpoints, and the schema.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    ``rows`` yields the rows of a query.
+    """
+
+    EVENTS: ClassVar[str] = "events"
+
+    def __init__(self, rows: Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]) -> None:
+        self._rows = rows
 
     def damage(self) -> str | None:
-        """Return what SQLite itself finds wrong with events and log, their indexes included."""
-        for table in ("events", "log_hashes", "log_checkpoints"):
-            (found,) = self._connection.execute(f"PRAGMA integrity_check({table})").fetchone()
-            if found != "ok":
-                return str(found).splitlines()[-1]
+        """Return what the store itself finds wrong with events and log, where it looks."""
         return None
+
+    def differing_schema(self) -> list[str]:
+        """Say which tables and triggers of events and log are not as the ledger makes them."""
+        raise NotImplementedError
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield positions with their entries; an empty one for a row that cannot have one."""
-        for position, *columns in self._connection.execute(_COLUMNS + "ORDER BY position"):
+        for position, *columns in self._rows(
+            "SELECT position, stream, version, type, recorded_at, state "
+            f"FROM {self.EVENTS} ORDER BY position",
+            (),
+        ):
             yield position, _entry(position, *columns)
 
     def leaves(self) -> Iterator[tuple[int, bytes]]:
         """Yield leaf indexes with the hashes that the log took down."""
-        for index, value in self._connection.execute(
-            "SELECT idx, hash FROM log_hashes WHERE level = 0 ORDER BY idx"
+        for index, value in self._rows(
+            "SELECT idx, hash FROM log_hashes WHERE level = 0 ORDER BY idx", ()
         ):
             if isinstance(index, int):
                 yield index, _bytes(value)
@@ -56,21 +77,21 @@ class StoredRecord:
         """Return the hashes above the leaves, by level and index."""
         return {
             (level, index): _bytes(value)
-            for level, index, value in self._connection.execute(
-                "SELECT level, idx, hash FROM log_hashes WHERE level IS NOT 0"
+            for level, index, value in self._rows(
+                "SELECT level, idx, hash FROM log_hashes WHERE level <> 0 OR level IS NULL", ()
             )
             if isinstance(level, int) and isinstance(index, int)
         }
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
         """Yield the sizes that were signed with their notes."""
-        for size, note in self._connection.execute("SELECT size, note FROM log_checkpoints"):
+        for size, note in self._rows("SELECT size, note FROM log_checkpoints", ()):
             yield size, _bytes(note)
 
     def named_keys(self) -> list[tuple[int, VerifierKey]]:
         """Return the keys that events name, with the positions of these."""
         found = []
-        for position, *columns in self._connection.execute(
+        for position, *columns in self._rows(
             "SELECT position, stream, version, type, recorded_at, state FROM events "
             "WHERE stream = ? ORDER BY version",
             (NAMING_STREAM,),
@@ -81,25 +102,88 @@ class StoredRecord:
                 found.append((position, key))
         return found
 
-    def schema(self) -> dict[str, str]:
-        """Return the statements that made the tables, indexes and triggers, by name."""
-        return dict(
-            self._connection.execute(
-                "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
-            )
-        )
+
+class _FileRecord(StoredRecord):
+    """The record in a file of SQLite."""
+
+    EVENTS: ClassVar[str] = "events NOT INDEXED"
+
+    def damage(self) -> str | None:
+        """Return what SQLite itself finds wrong with events and log, their indexes included."""
+        for table in ("events", "log_hashes", "log_checkpoints"):
+            ((found,), *_) = self._rows(f"PRAGMA integrity_check({table})", ())
+            if found != "ok":
+                return str(found).splitlines()[-1]
+        return None
+
+    def differing_schema(self) -> list[str]:
+        """Compare the statements that made tables, indexes and triggers."""
+        statements = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+        found = {name: sql for _, name, sql in self._rows(statements, ())}
+        fresh = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            for statement in (*DDL, *LogRows.DDL):
+                fresh.execute(statement)
+            due = fresh.execute(statements).fetchall()
+        finally:
+            fresh.close()
+        return [
+            _difference(type_, name, name in found)
+            for type_, name, sql in due
+            if found.get(name) != sql
+        ]
+
+
+class _ServerRecord(StoredRecord):
+    """The record in a PostgreSQL database, whose server checks its pages as it reads them."""
+
+    def differing_schema(self) -> list[str]:
+        """Compare the triggers: what they do, and that they are not switched off."""
+        found = {name: code for name, code, is_on in self._rows(_TRIGGERS, ()) if is_on}
+        due = filter(None, map(_FUNCTION.match, schema([*DDL, *LogRows.DDL])))
+        return [
+            _difference("trigger", name, name in found)
+            for name, code in (each.groups() for each in due)
+            if found.get(name) != code
+        ]
+
+
+def _difference(type_: str, name: str, is_there: bool) -> str:  # noqa: FBT001 - used just above
+    due = "is not the one that" if is_there else "is missing, which"
+    return f"The {type_} {name} {due} the ledger makes."
 
 
 @contextmanager
-def stored_record(path: Path) -> Iterator[StoredRecord]:
-    """Open a database file for reading only; nothing is written, not even a missing table."""
+def stored_record(database: Path | str) -> Iterator[StoredRecord]:
+    """Open a file of SQLite, or the URL of a PostgreSQL database, for reading only."""
+    with _in_file(database) if isinstance(database, Path) else _on_server(database) as record:
+        yield record
+
+
+@contextmanager
+def _on_server(url: str) -> Iterator[StoredRecord]:
+    with psycopg.connect(url, application_name="compliance-ledger verify") as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        numbers = count(1)
+
+        def rows(statement: str, values: Sequence[object]) -> Iterator[Sequence[Any]]:
+            with connection.cursor(name=f"record_{next(numbers)}") as cursor:
+                cursor.itersize = _ROWS_TOGETHER
+                yield from cursor.execute(statement.replace("?", "%s"), values)
+
+        yield _ServerRecord(rows)
+
+
+@contextmanager
+def _in_file(path: Path) -> Iterator[StoredRecord]:
     connection = _open(path)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         # An edited text may be no UTF-8 any more: it is read as it is, and found to be changed.
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
         connection.execute("BEGIN")
-        yield StoredRecord(connection)
+        yield _FileRecord(connection.execute)
     finally:
         connection.close()
 

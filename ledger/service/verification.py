@@ -9,7 +9,6 @@ word is taken for who may sign it, and the report says that this proves less.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +20,10 @@ import orjson
 from ledger.domain.errors import LedgerError
 from ledger.service.bundle import BUNDLE_BYTES_MAX, TILE_BYTES_MAX, Bundle
 from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
-from ledger.store.recorder import DDL, LedgerRecorder
+from ledger.store.postgres import without_password
+from ledger.store.recorder import LedgerRecorder
 from ledger.store.replay import rebuild
 from ledger.tlog.checkpoint import LogKey, parse_hash
-from ledger.tlog.log import LogRows
 from ledger.tlog.merkle import (
     LogError,
     LogFormatError,
@@ -204,20 +203,24 @@ class _Case:
 
 
 def verify_database(
-    path: Path, anchor: Path, trusted: Trusted, *, progress: Progress = _silent
+    database: Path | str, anchor: Path, trusted: Trusted, *, progress: Progress = _silent
 ) -> Report:
-    """Verify the history in a database file, against its checkpoints and the one in ``anchor``."""
+    """Verify the history in a database, against its checkpoints and the one in ``anchor``.
+
+    It is a file of SQLite, or the URL of a PostgreSQL database.
+    """
+    name = database if isinstance(database, Path) else without_password(database)
     try:
         # Before the snapshot: it must hold all that this checkpoint was signed over.
         newest = read_limited(anchor, MAX_NOTE_BYTES) if anchor.exists() else None
-        with stored_record(path) as record:
+        with stored_record(database) as record:
             return _verify_stored(record, anchor.name, newest, trusted, progress)
     except UNREADABLE as error:
-        return Report(doubts=(f"{path} cannot be read: {error}.",))
+        return Report(doubts=(f"{name} cannot be read: {error}.",))
     except OSError as error:
         return Report(doubts=(f"{error.filename} cannot be read: {error.strerror}.",))
     except LogError as error:
-        return Report(doubts=(f"{path} cannot be verified: {error}.",))
+        return Report(doubts=(f"{name} cannot be verified: {error}.",))
 
 
 def _verify_stored(
@@ -247,25 +250,8 @@ def _verify_stored(
     damage = record.damage()
     if damage is not None:
         case.doubts.append(f"SQLite finds the file damaged: {damage}.")
-    case.remarks += _differing_schema(record.schema())
+    case.remarks += record.differing_schema()
     return case.closed(verdict)
-
-
-def _differing_schema(found: dict[str, str]) -> list[str]:
-    """Say which tables and triggers of events and log are not as the ledger makes them."""
-    fresh = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        for statement in (*DDL, *LogRows.DDL):
-            fresh.execute(statement)
-        due = fresh.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-        return [
-            f"The {type_} {name} is {'not the one that' if name in found else 'missing, which'} "
-            "the ledger makes."
-            for type_, name, sql in due.fetchall()
-            if found.get(name) != sql
-        ]
-    finally:
-        fresh.close()
 
 
 def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silent) -> Report:
@@ -290,9 +276,15 @@ def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silen
     )
 
 
+_TABLES_THERE: Final = {
+    "sqlite": "SELECT name FROM sqlite_schema",
+    "postgresql": "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)",
+}
+
+
 def _missing_tables(recorder: LedgerRecorder) -> tuple[Finding, ...]:
     with recorder.store.transaction(commit=False) as c:
-        c.execute("SELECT name FROM sqlite_schema")
+        c.execute(_TABLES_THERE[recorder.store.dialect])
         there = {row[0] for row in c.fetchall()}
     return tuple(
         Finding(Kind.PROJECTION, f"The projection {each.NAME} has no table {table} any more.")

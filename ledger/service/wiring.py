@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from eventsourcing.persistence import Cursor
 
@@ -200,7 +201,7 @@ class Service:
             row = c.fetchone()
             if row is None:
                 raise NotFound(
-                    f"{self.recorder.store.path} holds no ledger; run compliance-ledger init first"
+                    f"{self.settings.database} holds no ledger; run compliance-ledger init first"
                 )
             unknown = self.settings.unknown_subject
             self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
@@ -261,16 +262,17 @@ def schema_script() -> str:
     return script([*ddl, *VAULT_DDL])
 
 
-def open_store(settings: Settings) -> Store:
-    """Open the store that the settings name; here alone it is chosen."""
-    folder = (
-        settings.vault_key_path.parent if settings.on_postgres else settings.database_path.parent
-    )
+def _open_store(settings: Settings) -> Store:
+    """Open the store that the settings name, and make its file and folders where they are missing.
+
+    Raises ``Unavailable`` where that cannot be.
+    """
+    path = settings.database_path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if settings.on_postgres:
+        settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
+        if path is None:
             return PostgresDatastore(settings.database_url)
-        path = settings.database_path
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
             path.touch(mode=0o600)
@@ -281,10 +283,9 @@ def open_store(settings: Settings) -> Store:
 
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
-    store = open_store(settings)
+    store = _open_store(settings)
     access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
-    trail = TrailRows(store.dialect)
-    erasures, log_rows = ErasureRows(), LogRows()
+    erasures, trail, log_rows = ErasureRows(), TrailRows(store.dialect), LogRows()
     recorder = LedgerRecorder(
         store,
         clock=clock,
@@ -345,17 +346,18 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     )
 
 
-def reading_recorder(store: Store) -> LedgerRecorder:
-    """Return a recorder on a store that is there, to compare projections: it appends nothing."""
+def reading_recorder(database: Path | str) -> LedgerRecorder:
+    """Return a recorder on a database that must exist: an SQLite file, or the URL of PostgreSQL.
+
+    It is there to compare projections, and appends nothing.
+    """
+    store: Store = (
+        LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
+    )
+    trail = TrailRows(store.dialect)
     return LedgerRecorder(
         store,
         clock=wall_clock,
         log=None,
-        projections=(
-            AccessRows(),
-            ConductRows(),
-            OperatorRows(),
-            ErasureRows(),
-            TrailRows(store.dialect),
-        ),
+        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), trail),
     )

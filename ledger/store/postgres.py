@@ -313,7 +313,8 @@ class PostgresDatastore:
         with self.transaction(commit=False) as c:
             c.execute(
                 "SELECT (SELECT max(position) FROM events), "
-                "(SELECT max(size) FROM log_checkpoints), (SELECT count(*) FROM log_cosignatures WHERE size = "
+                "(SELECT max(size) FROM log_checkpoints), "
+                "(SELECT count(*) FROM log_cosignatures WHERE size = "
                 "(SELECT max(size) FROM log_cosignatures))"
             )
             return hash(tuple(c.fetchall()[0]))

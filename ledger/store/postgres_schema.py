@@ -58,12 +58,12 @@ def translated(statement: str) -> list[str]:
     if event == "DELETE":
         events = "DELETE OR TRUNCATE"
     return [
-        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger\n"
-        # Or a table of the session, named like ours, would be asked instead.
-        "    LANGUAGE plpgsql SET search_path = public, pg_temp AS $$\n"
-        f"    BEGIN {refuse} RETURN NEW; END $$",
-        f"CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON {table}\n"
-        f"    FOR EACH {rows} EXECUTE FUNCTION {name}()",
+        # With its own search path, or a session's own table named like ours would be asked.
+        f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+    BEGIN {refuse} RETURN NEW; END $$""",
+        f"""CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON {table}
+    FOR EACH {rows} EXECUTE FUNCTION {name}()""",
         # Also where a session says that it only replays what another server did.
         f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
     ]
@@ -76,8 +76,8 @@ def schema(statements: Sequence[str]) -> list[str]:
         *made,
         *_NOTICE,
         _SCHEMA_TABLE,
-        f"INSERT INTO ledger_schema SELECT {SCHEMA_VERSION} "
-        "WHERE NOT EXISTS (SELECT 1 FROM ledger_schema)",
+        f"""INSERT INTO ledger_schema SELECT {SCHEMA_VERSION}
+    WHERE NOT EXISTS (SELECT 1 FROM ledger_schema)""",
     ]
 
 
@@ -115,12 +115,12 @@ def _rights(statements: Sequence[str]) -> list[str]:
 
 _ROLES: Final = (
     *(
-        f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN; "
-        "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        f"""DO $$ BEGIN CREATE ROLE {role} NOLOGIN;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"""
         for role in ("ledger_owner", "ledger_writer", "ledger_reader")
     ),
-    "DO $$ BEGIN EXECUTE format('GRANT CONNECT, CREATE ON DATABASE %I TO ledger_owner', "
-    "current_database()); END $$",
+    """DO $$ BEGIN EXECUTE format(
+    'GRANT CONNECT, CREATE ON DATABASE %I TO ledger_owner', current_database()); END $$""",
     "GRANT USAGE, CREATE ON SCHEMA public TO ledger_owner",
     "GRANT ledger_owner TO CURRENT_USER",
     "SET ROLE ledger_owner",

@@ -76,7 +76,7 @@ class PostgresVault(Vault):
 
             yield run
 
-    def _make_tables(self, run: Run) -> None:
+    def _make_tables(self) -> None:
         self._store.make_tables(VAULT_DDL)
 
     def _mark_stale(self, run: Run) -> None:

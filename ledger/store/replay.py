@@ -253,10 +253,10 @@ def _compare(
 
 
 def _columns(table: str, fresh: sqlite3.Connection) -> list[str]:
-    found = fresh.execute(f"PRAGMA table_info({table})").fetchall()
-    # What has no key of its own, as a table of words on SQLite has none, is known by its row ids.
-    keyed = any(is_key for *_, is_key in found)
-    return [*([] if keyed else ["rowid"]), *(name for _, name, *_ in found)]
+    columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({table})")]
+    query = "SELECT sql LIKE 'CREATE VIRTUAL %' FROM sqlite_schema WHERE name = ?"
+    (is_virtual,) = fresh.execute(query, (table,)).fetchone()
+    return ["rowid", *columns] if is_virtual else columns  # which a table of words has as its key
 
 
 def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:

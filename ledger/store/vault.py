@@ -89,7 +89,7 @@ class Vault:
         self._origin = origin
         self._wrapping = AESGCM(vault_key)
         with self._writing() as run:
-            self._make_tables(run)
+            self._make_tables()
             found = run(f"SELECT origin, box FROM {self.PROBE}").fetchone()
             if found is None:
                 box = self._encrypt(self._wrapping, _PROBE, "probe")
@@ -248,9 +248,10 @@ class Vault:
                     run("ROLLBACK")
                 raise
 
-    def _make_tables(self, run: Run) -> None:
-        for statement in DDL:
-            run(statement)
+    def _make_tables(self) -> None:
+        with self._reading() as run:
+            for statement in DDL:
+                run(statement)
 
     def _mark_stale(self, run: Run) -> None:
         """Remember, over a crash, that the file must be written anew."""

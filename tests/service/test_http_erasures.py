@@ -13,9 +13,11 @@ import orjson
 import pytest
 
 from ledger.domain.errors import InvalidValue, VaultUnavailable
+from ledger.service.settings import sqlite_path
 from ledger.service.wiring import build
 from ledger.store.codec import as_json
 from ledger.store.replay import rebuild
+from ledger.store.sqlite import LedgerDatastore
 from tests.checks import check_ledger
 from tests.service.conftest import (
     Running,
@@ -196,8 +198,10 @@ def test_a_text_is_not_shown_when_that_cannot_be_recorded(founded: Running) -> N
     """While another holds the write lock, the answer is 503 and the text stays sealed."""
     violation, _ = sealed_about(founded)
     founded.service.recorder.store.lock_timeout_s = 1
+    assert isinstance(founded.service.recorder.store, LedgerDatastore)
     founded.service.recorder.store._writer = None  # the next one is opened with the short wait
-    with sqlite3.connect(founded.service.settings.database_path, isolation_level=None) as c:
+    path = sqlite_path(founded.service.settings.database_url)
+    with sqlite3.connect(path, isolation_level=None) as c:
         c.execute("BEGIN IMMEDIATE")
         answer = founded(
             "GET", f"/v1/violations/{violation}", role="auditor", params={"reveal": "true"}
@@ -483,7 +487,7 @@ def test_a_changed_row_destroys_no_key(founded: Running) -> None:
     violation, _ = sealed_about(founded)
     sealed_about(founded, "user:bob")
     position = erase(founded, {"type": "user", "id": "bob"})["position"]
-    with sqlite3.connect(founded.service.settings.database_path) as c:
+    with sqlite3.connect(sqlite_path(founded.service.settings.database_url)) as c:
         c.execute("UPDATE erasure_keys SET erased_by = ? WHERE subject = 'user:alice'", (position,))
         c.execute(
             "UPDATE erasure_requests SET keys = (SELECT json_group_array(key) FROM erasure_keys)"

@@ -15,7 +15,7 @@ from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.errors import InvalidValue, LogNotVerified
 from ledger.domain.values import Subject
 from ledger.service import keyfile, signer
-from ledger.service.settings import Settings
+from ledger.service.settings import Settings, sqlite_path
 from ledger.service.wiring import Service, build
 from ledger.tlog.checkpoint import Checkpoint, LogKey, format_checkpoint, parse_checkpoint
 from ledger.tlog.merkle import ProofInvalid
@@ -76,10 +76,15 @@ def reopened(service: Service) -> Iterator[Service]:
         other.recorder.store.close()
 
 
+def path_of(service: Service) -> Path:
+    """The file of its database."""
+    return sqlite_path(service.settings.database_url)
+
+
 def tamper(service: Service, statement: str) -> None:
     """Change the database behind the program's back, past the triggers."""
     with (
-        closing(sqlite3.connect(service.settings.database_path)) as connection,
+        closing(sqlite3.connect(path_of(service))) as connection,
         connection,
     ):
         triggers = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
@@ -259,7 +264,7 @@ def test_a_file_that_is_gone_is_written_anew(service: Service) -> None:
 
 def older_copy(service: Service) -> None:
     """Put a copy of the database in its place that lacks signed events."""
-    path = service.settings.database_path
+    path = path_of(service)
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(f"{path}.old")) as copy:
         source.backup(copy)
     append(service, 5)

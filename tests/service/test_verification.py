@@ -21,6 +21,7 @@ from ledger.service import bundle as bundles
 from ledger.service import keyfile
 from ledger.service.backup import back_up
 from ledger.service.bundle import Bundle, Contents, parse_keys, write_bundle
+from ledger.service.settings import sqlite_path
 from ledger.service.verification import (
     Report,
     Trusted,
@@ -575,7 +576,7 @@ def test_a_backup_is_a_whole_ledger(folder: Path, tmp_path: Path) -> None:
 
 def test_a_backup_of_a_ledger_in_use_holds_what_was_recorded(running: Running) -> None:
     """While the service writes; the vault comes along where there is one."""
-    database = running.service.settings.database_path
+    database = sqlite_path(running.service.settings.database_url)
     for number in range(5):
         violation_of_nobody(running, number)
     assert running.service.signer.wait_for(running.service.recorder.position, 20)

@@ -18,6 +18,7 @@ from ledger.domain.events import Recorded
 from ledger.domain.values import Subject
 from ledger.service.wiring import Service
 from ledger.service.writer import COMMANDS_TOGETHER_MAX, WAITING_MAX
+from ledger.store.sqlite import LedgerDatastore
 from tests.checks import check_ledger
 from tests.conftest import SetClock
 from tests.histories import OFFICER, awake, founded
@@ -205,6 +206,7 @@ def test_when_the_commit_fails_nobody_is_told_that_it_worked(service: Service) -
 def test_when_the_disk_is_full_what_failed_is_not_recorded(service: Service) -> None:
     """Whoever was told that it failed is right, and with room again may try again."""
     commands = [link(service, user(n)) for n in range(60)]
+    assert isinstance(service.recorder.store, LedgerDatastore)
     head, writer = service.recorder.position, service.recorder.store._writer
     assert writer is not None
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
@@ -222,6 +224,7 @@ def test_when_the_disk_is_full_what_failed_is_not_recorded(service: Service) -> 
 
 def test_a_lock_that_is_not_to_be_had_is_an_answer(service: Service, tmp_path: Path) -> None:
     """Nothing is recorded while another process holds on to the lock; afterwards it is."""
+    assert isinstance(service.recorder.store, LedgerDatastore)
     writer = service.recorder.store._writer
     assert writer is not None
     writer.execute("PRAGMA busy_timeout = 50")

@@ -182,7 +182,7 @@ class TestSQLiteRecorder(RecorderContract):
         with pytest.raises(Unavailable, match="cannot be opened in WAL mode"):
             open_recorder(Path(":memory:"), SetClock())
 
-    def test_a_file_that_is_no_database_is_refused_and_left_alone(self, path: Where) -> None:
+    def test_a_file_that_is_no_database_is_refused_and_left_alone(self, path: Path) -> None:
         """What somebody else keeps there is not overwritten."""
         path.write_bytes(b"Not a database. " * 100)
 
@@ -215,7 +215,7 @@ class TestSQLiteRecorder(RecorderContract):
         assert [] == positions(recorder)
         assert [1] == recorder.insert_events([enrolled("c")])
 
-    def test_many_stores_may_be_made_at_once(self, path: Where, clock: SetClock) -> None:
+    def test_many_stores_may_be_made_at_once(self, path: Path, clock: SetClock) -> None:
         """Whoever comes first makes the tables, the others find them."""
         for number in range(5):
             fresh = path.with_name(f"{number}.db")
