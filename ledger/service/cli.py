@@ -586,6 +586,10 @@ def import_(
             f"{settings.database_path} does not exist; run compliance-ledger init first"
         )
     service = build(settings) if url is None else None
+    # One thread reads lines, one writes: at each statement of its own that one lets go of the
+    # interpreter, and would wait so long to have it back.
+    sys.setswitchinterval(SWITCH_INTERVAL_S / 10)
+    gc.freeze()
 
     async def run(advance: Callable[[int], None]) -> Imported:
         async with client_of(url or "", api_key, service) as client:
