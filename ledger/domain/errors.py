@@ -398,6 +398,22 @@ class OutcomeUnknown(Unavailable):
     hint = "Send the same request with the same Idempotency-Key again: its answer tells."
 
 
+class StorageFull(Unavailable):
+    """The disk that holds the store has no room left; nothing of the command was recorded."""
+
+    code = "storage_full"
+    title = "The disk is full"
+    hint = "Make room on the disk of the database; writing goes on by itself. Checks go on anyway."
+
+
+class StorageFailed(Unavailable):
+    """The disk that holds the store could not be written; nothing of the command was recorded."""
+
+    code = "storage_failed"
+    title = "The disk cannot be written"
+    hint = "See to the disk and the kernel's log; checks and reads go on. GET /readyz tries again."
+
+
 class VaultUnavailable(Unavailable):
     """The vault cannot be used, so nothing can be sealed, shown or erased."""
 

@@ -653,11 +653,14 @@ def import_(
     if not file.is_file():
         raise InvalidValue(f"{file} is no file")
     settings = _settings()
-    if url is None and not settings.database_path.exists():
-        raise InvalidValue(
-            f"{settings.database_path} does not exist; run compliance-ledger init first"
-        )
+    path = settings.database_path
+    if url is None and path is not None and not path.exists():
+        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
     service = build(settings) if url is None else None
+    # One thread reads lines, one writes: at each statement of its own that one lets go of the
+    # interpreter, and would wait so long to have it back.
+    sys.setswitchinterval(SWITCH_INTERVAL_S / 10)
+    gc.freeze()
 
     async def run(advance: Callable[[int], None]) -> Imported:
         async with client_of(url or "", api_key, service) as client:

@@ -110,6 +110,9 @@ class Store(Protocol):
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
 
+    def require_writable(self) -> None:
+        """Raise why the disk refuses writes, if it did the last time and still does."""
+
     def close(self) -> None:
         """Close every connection, once nobody reads or writes; from then on nobody can."""
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Final, Literal
 
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 
-from ledger.domain.errors import StoreBusy, Unavailable
+from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
@@ -48,6 +48,8 @@ class LedgerDatastore(SQLiteDatastore):
         self._idle = threading.Condition()
         self._reading = 0
         self._closed = False
+        self.fault: StorageFull | StorageFailed | None = None
+        """Why the last write could not be made, when that was the disk; ``None`` since one was."""
 
     @contextmanager
     def transaction(self, *, commit: bool) -> Iterator[SQLiteCursor]:
@@ -93,12 +95,22 @@ class LedgerDatastore(SQLiteDatastore):
         try:
             yield SQLiteCursor(connection.cursor())
             connection.execute(commit)
-        except BaseException:
+            if depth == 0:
+                self.fault = None
+        except BaseException as error:
             # A failed COMMIT leaves the transaction open or already rolled back; it ends here.
             if connection.in_transaction:
                 for statement in roll_back:
                     connection.execute(statement)
-            raise
+            fault = _fault_of_disk(error)
+            if fault is None:
+                raise
+            if depth == 0:
+                # What a failed fsync left behind is unknown: the next write opens the file anew and
+                # reads the newest event from it before it adds one.
+                self.fault, self._writer = fault, None
+                connection.close()
+            raise fault from error
         finally:
             self._depth = depth
             if depth == 0:
@@ -192,6 +204,12 @@ class LedgerDatastore(SQLiteDatastore):
         with self._reader() as connection:
             return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
+    def require_writable(self) -> None:
+        """Raise why the disk refuses writes, if it did the last time and still does."""
+        if self.fault is not None:
+            with self.transaction(commit=True) as c:
+                c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
     def close(self) -> None:
         """Close every connection, once nobody reads or writes; from then on nobody can."""
         with self.turn, self._idle:
@@ -201,3 +219,17 @@ class LedgerDatastore(SQLiteDatastore):
             for connection in (*self._readers, *([self._writer] if self._writer else [])):
                 connection.close()
             self._readers, self._writer = [], None
+
+
+def _fault_of_disk(error: BaseException | None) -> StorageFull | StorageFailed | None:
+    """Return what an error of SQLite, or one that it led to, says about the disk."""
+    while error is not None and not isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, StorageFull | StorageFailed):
+            return error
+        error = error.__cause__
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says where
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull(f"nothing was recorded: {error}")
+    if code == sqlite3.SQLITE_IOERR:
+        return StorageFailed(f"nothing was recorded: {error}")
+    return None

@@ -8,7 +8,13 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from ledger.domain.errors import LedgerError, LogNotVerified, Unavailable
+from ledger.domain.errors import (
+    LedgerError,
+    LogNotVerified,
+    StorageFailed,
+    StorageFull,
+    Unavailable,
+)
 from ledger.domain.values import from_microseconds
 from ledger.service.http.problems import NotAllowed, NotAuthenticated, TooManyRequests, responses
 from ledger.service.http.route import answer, router, service_of
@@ -70,20 +76,22 @@ async def livez(request: Request) -> Response:
 @routes.get(
     "/readyz",
     summary="Is the process fit to answer?",
-    responses=_answers(Ready, LogNotVerified),
+    responses=_answers(Ready, LogNotVerified, StorageFull, StorageFailed),
 )
 def readyz(request: Request) -> Response:
     """Answer with the position applied, how far that is behind the store, and the clock's state.
 
     503 when this process stopped following the store: its checks would be stale. Also when the log
     is not verified: nothing is recorded then, and checks are answered with a mark. And when it was
-    told to stop: it answers what still comes, and wants no more.
+    told to stop: it answers what still comes, and wants no more. Also, or 507, when the disk
+    refused the last write and refuses one now.
     """
     service = service_of(request)
     if request.app.state.drain.begun:
         raise Unavailable("this process is about to end")
     service.feed.require_current()
     service.signer.require_verified()
+    service.recorder.store.require_writable()
     with service.reading() as (c, head):
         behind_s = (from_microseconds(service.index.recorded_at) - service.clock()).total_seconds()
         body = {

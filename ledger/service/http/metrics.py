@@ -201,6 +201,8 @@ class StoreState(Collector):
             max((each.behind for each in standings), default=0),
         )
         database = service.settings.database_path
+        if database is None:
+            return  # the disk is the server's, whose own metrics tell of it
         disk = shutil.disk_usage(database.parent)
         yield _gauge("ledger_disk_size_bytes", "Size of the disk of the database.", disk.total)
         yield _gauge("ledger_disk_free_bytes", "Free space on the disk of the database.", disk.free)

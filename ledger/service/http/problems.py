@@ -18,6 +18,7 @@ from ledger.domain.errors import (
     LedgerError,
     NotFound,
     Refused,
+    StorageFull,
     TamperDetected,
     Unavailable,
 )
@@ -32,6 +33,7 @@ STATUS: Final[Mapping[type[LedgerError], int]] = {
     EventTooLarge: 413,
     NotFound: 404,
     Conflict: 409,
+    StorageFull: 507,
     Unavailable: 503,
     TamperDetected: 500,
 }
