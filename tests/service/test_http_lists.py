@@ -13,7 +13,7 @@ import pytest
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import Subject, format_instant
 from ledger.service.wiring import build
-from tests.service.conftest import POLICY, T0, Running, suspension_of, violation_of
+from tests.service.conftest import POLICY, T0, Running, founded_on, suspension_of, violation_of
 
 Item = dict[str, Any]
 DAY: Final = timedelta(days=1)
@@ -35,10 +35,17 @@ def subject(key: str) -> dict[str, str]:
     return {"type": kind, "id": id_}
 
 
-@pytest.fixture(scope="module")
-def told(shared: Running) -> Running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """The same ledger on each store."""
+    with founded_on(request.param, request, tmp_path_factory.mktemp("told")) as run:
+        yield tell(run)
+
+
+def tell(run: Running) -> Running:
     """A ledger of four days: enough of everything that each filter keeps some and drops some."""
-    run = shared
     reason = {"reason": "Because of what happened."}
 
     def do(by: str, method: str, path: str, /, **body: Any) -> str:
