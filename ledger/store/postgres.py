@@ -77,6 +77,14 @@ def _with_places(statement: str) -> str:
     return _PLACES.sub(place, statement)
 
 
+def _findable(value: object) -> object:
+    """Return what may be asked for instead of a text with NUL, which no text here can have.
+
+    The replacement character is in no id and no name either, so nothing is found.
+    """
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+
 class PostgresCursor(Cursor):
     """A cursor that takes statements in SQLite's form."""
 
@@ -86,10 +94,16 @@ class PostgresCursor(Cursor):
     def execute(self, statement: str | bytes, params: Any = None) -> None:
         """Execute a statement with values for its ``?``."""
         assert isinstance(statement, str)
-        if params:
-            self.postgres_cursor.execute(_with_places(statement), params)
-        else:
+        if not params:
             self.postgres_cursor.execute(statement)
+            return
+        try:
+            self.postgres_cursor.execute(_with_places(statement), params)
+        except psycopg.DataError:
+            findable = [_findable(value) for value in params]
+            if findable == list(params) or not statement.startswith(("SELECT ", "WITH ")):
+                raise
+            self.postgres_cursor.execute(_with_places(statement), findable)
 
     def executemany(self, statement: str, params: Any) -> None:
         """Execute a statement once for each row of values."""

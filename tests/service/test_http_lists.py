@@ -346,6 +346,25 @@ def test_a_filter_keeps_just_what_it_says(
     assert found or query == {"model": "tool:web"}
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/v1/violations", ["policy", "clause", "category", "operator"]),
+        ("/v1/warnings", ["policy", "category", "operator"]),
+        ("/v1/suspensions", ["policy", "category", "operator"]),
+        ("/v1/reinstatements", ["suspension", "operator"]),
+        ("/v1/events", ["policy", "category", "operator", "on_behalf_of", "q"]),
+    ],
+)
+@pytest.mark.parametrize("value", ["a\0b", "\0", "%", "_", '*"', "' OR 1=1 --"])
+def test_a_value_that_nothing_has_finds_nothing(
+    told: Running, path: str, names: list[str], value: str
+) -> None:
+    """Whatever it is made of, it is compared as it is, and no part of it is syntax."""
+    for name in names:
+        assert [] == items(told, path, **{name: value})
+
+
 def test_the_filters_of_the_trail_know_what_an_event_concerns(told: Running) -> None:
     """Policy, category and resource are found also through the violation that an event is about."""
     by_id = {event["data"].get("violation"): event for event in items(told, "/v1/events")}
