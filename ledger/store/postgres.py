@@ -32,11 +32,11 @@ from ledger.domain.errors import OutcomeUnknown, StoreBusy, Unavailable
 from ledger.store.postgres_schema import schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION, CommitUnanswered
 
-CONNECTIONS_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
+POOL_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
 CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
-POLL_INTERVAL_S: Final = 0.02  # where there are no notices, as on a standby
+PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
@@ -140,7 +140,7 @@ class PostgresDatastore:
             },
             configure=_configure,
             min_size=1,
-            max_size=CONNECTIONS_MAX,
+            max_size=POOL_MAX,
             timeout=CONNECT_TIMEOUT_S,
             reconnect_timeout=CONNECT_TIMEOUT_S,
             open=True,
@@ -225,7 +225,7 @@ class PostgresDatastore:
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
-        for _ in range(CONNECTIONS_MAX + 1):
+        for _ in range(POOL_MAX + 1):
             try:
                 connection = self._pool.getconn()
             except PoolClosed:
@@ -341,7 +341,7 @@ class PostgresDatastore:
             if self._listener is not None:
                 self._listener.close()
                 self._listener = None
-            stop.wait(POLL_INTERVAL_S)
+            stop.wait(PAUSE_S)
 
     def leads(self) -> bool:
         """Tell whether this process does what one does for all: ending terms, signing.

@@ -99,8 +99,8 @@ def test_a_writer_runs_a_ledger(logins: dict[str, str], tmp_path: Path, clock: S
         ("SET session_replication_role = replica", "rights", "rights", "rights"),
         ("INSERT INTO events VALUES (7, 'x', 1, 'x', 'x', 'x')", "trigger", "trigger", "rights"),
         (
-            "CREATE TEMP TABLE events (position BIGINT); INSERT INTO pg_temp.events VALUES (6); "
-            "INSERT INTO public.events VALUES (7, 'x', 1, 'x', 'x', 'x')",
+            """CREATE TEMP TABLE events (position BIGINT); INSERT INTO pg_temp.events VALUES (6);
+            INSERT INTO public.events VALUES (7, 'x', 1, 'x', 'x', 'x')""",
             "trigger",
             "trigger",
             "rights",
