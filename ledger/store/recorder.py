@@ -110,6 +110,12 @@ class Store(Protocol):
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
 
+    def await_commit(self, stop: threading.Event) -> None:
+        """Return when something may have been committed, or after a while, or told to stop."""
+
+    def leads(self) -> bool:
+        """Tell whether this process does what one does for all: ending terms, signing."""
+
     def close(self) -> None:
         """Close every connection, once nobody reads or writes; from then on nobody can."""
 
