@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from eventsourcing.sqlite import SQLiteCursor
+from eventsourcing.persistence import Cursor
 
 from ledger.domain.events import (
     Author,
@@ -86,9 +86,7 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
     return service
 
 
-def _append(
-    service: Service, c: SQLiteCursor, rows: list[tuple[int, str, int, str, str, bytes]]
-) -> None:
+def _append(service: Service, c: Cursor, rows: list[tuple[int, str, int, str, str, bytes]]) -> None:
     c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
     for row in rows:
         service.log.append(c, *row)
