@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from eventsourcing.persistence import Cursor
+from eventsourcing.sqlite import SQLiteCursor
 
 from ledger.domain.events import (
     Author,
@@ -87,6 +88,7 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
 
 
 def _append(service: Service, c: Cursor, rows: list[tuple[int, str, int, str, str, bytes]]) -> None:
+    assert isinstance(c, SQLiteCursor)
     c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
     for row in rows:
         service.log.append(c, *row)
