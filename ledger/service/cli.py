@@ -320,6 +320,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         os.environ["LEDGER_LOG_KEY_FILE"] = str(DEMO_FOLDER / "ledger.log-key")
         os.environ["LEDGER_CHECKPOINT_FILE"] = str(DEMO_FOLDER / "ledger.checkpoint")
         os.environ["LEDGER_VAULT_KEY_FILE"] = str(DEMO_FOLDER / "ledger.vault-key")
+        os.environ["LEDGER_FILES"] = str(DEMO_FOLDER)
         os.environ["LEDGER_ALLOW_OWNER"] = "true"
         told = tell(_settings())
         out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -17,9 +19,10 @@ from ledger.application import Ledger, Once
 from ledger.domain.errors import OutcomeUnknown, Unavailable
 from ledger.domain.events import Author
 from ledger.domain.values import Subject
-from ledger.store.postgres import PostgresDatastore
+from ledger.store.postgres import PostgresCursor, PostgresDatastore
 from tests.conftest import SetClock, check_store, open_ledger
 from tests.postgres import SERVER_VARIABLE, NoServerError, Server
+from tests.store.contract import ROOT
 
 JO: Final = Author("jo")
 MESSAGES_MAX: Final = 60  # more than one command sends
@@ -231,3 +234,104 @@ def test_a_server_killed_again_and_again_has_everything_that_was_answered(
 ) -> None:
     """The same, ten times."""
     restart_while_writing(own_server, tmp_path, 10)
+
+
+class FailingCursor(PostgresCursor):
+    """A cursor that fails at one statement of its store."""
+
+    def __init__(self, cursor: PostgresCursor, store: FailingStore) -> None:
+        super().__init__(cursor.postgres_cursor)
+        self._store = store
+
+    def execute(self, statement: str | bytes, params: Any = None) -> None:
+        """Execute a statement, or have the server refuse it."""
+        self._store.statements += 1
+        super().execute(
+            "SELECT 1 / 0" if self._store.statements == self._store.fail_at else statement,
+            None if self._store.statements == self._store.fail_at else params,
+        )
+
+
+class FailingStore(PostgresDatastore):
+    """A store on which the n-th statement of a write fails at the server, counted from 1."""
+
+    statements = 0
+    fail_at = 0
+
+    @contextmanager
+    def transaction(self, *, commit: bool) -> Iterator[PostgresCursor]:
+        """Yield a cursor that may fail."""
+        with super().transaction(commit=commit) as cursor:
+            writing = self._writing_thread == threading.get_ident()
+            yield FailingCursor(cursor, self) if writing else cursor
+
+
+def test_a_statement_that_fails_leaves_nothing_of_its_command(
+    postgres_url: str, tmp_path: Path, clock: SetClock
+) -> None:
+    """Each in turn; the same command then goes through, and is recorded once."""
+    store = FailingStore(postgres_url)
+    ledger = open_ledger(tmp_path / "ledger.db", clock, store=store)
+    step = 0
+    while True:
+        step += 1
+        store.statements, store.fail_at = 0, step
+        try:
+            outcome = register(ledger, step)
+        except psycopg.Error:
+            assert not is_recorded(postgres_url, step)
+        else:
+            break  # it has fewer statements than that
+        store.fail_at = 0
+        assert register(ledger, step) == "recorded"
+    assert outcome == "recorded"
+    assert step > len(("version", "event", "leaf", "row", "command"))
+
+    check_store(ledger.recorder)
+    store.close()
+    ledger.vault.close()
+
+
+def test_four_processes_write_one_ledger(postgres_url: str, tmp_path: Path) -> None:
+    """Each on its own subjects and on one they share: dense, nothing lost, nothing double."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ledger.store.postgres import PostgresDatastore\n"
+        "from tests.conftest import SetClock, open_ledger\n"
+        "from tests.store.test_postgres_faults import register\n"
+        "store = PostgresDatastore(sys.argv[1])\n"
+        "ledger = open_ledger(Path(sys.argv[2]), SetClock(), store=store)\n"
+        "first = int(sys.argv[3])\n"
+        "for number in range(first, first + 40):\n"
+        "    print(number, register(ledger, number), register(ledger, number % 10), flush=True)\n"
+    )
+    ledger = open_ledger(tmp_path / "ledger.db", SetClock(), store=PostgresDatastore(postgres_url))
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                program,
+                postgres_url,
+                str(tmp_path / f"{number}.db"),
+                str(1_000 * number),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(1, 5)
+    ]
+    lines = [
+        line.split() for each in processes for line in each.communicate(timeout=60)[0].splitlines()
+    ]
+
+    assert [0] * 4 == [each.returncode for each in processes]
+    assert ["recorded"] * 160 == [own for _, own, _ in lines]
+    assert 10 == sum(shared == "recorded" for _, _, shared in lines)
+    assert {"recorded", "repeated"} == {shared for _, _, shared in lines}
+    assert 170 == ledger.recorder.position
+    check_store(ledger.recorder)
+    ledger.recorder.store.close()
+    ledger.vault.close()
