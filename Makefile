@@ -19,18 +19,21 @@ SOURCES := $(wildcard ledger projections tests benchmarks docs/examples)
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup run test lint types fmt golden bench soak lock clean
+.PHONY: help setup run demo-postgres test lint types fmt golden bench soak lock clean
 
 ##@ Start
 help: ## Print this help
 	@awk 'BEGIN { FS = ":.*## "; printf "Usage: make TARGET\n" } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED) ## Make .venv from requirements.lock (does nothing when up to date; PYTHON=python3)
 
 run: setup ## Tell the founding story and serve it (HOST=127.0.0.1 PORT=8080)
 	$(BIN)/compliance-ledger demo --host $(HOST) --port $(PORT)
+
+demo-postgres: setup ## The same on a PostgreSQL server that is thrown away afterwards
+	$(BIN)/python -m tests.postgres $(BIN)/compliance-ledger demo --host $(HOST) --port $(PORT)
 
 ##@ Check
 test: lint types ## Lint, check types, and run the tests (T=path narrows the tests)

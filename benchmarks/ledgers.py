@@ -10,7 +10,10 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from eventsourcing.persistence import Cursor
+from eventsourcing.sqlite import SQLiteCursor
 
 from ledger.domain.events import (
     Author,
@@ -84,7 +87,8 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
     return service
 
 
-def _append(service: Service, c: Any, rows: list[tuple[int, str, int, str, str, bytes]]) -> None:
+def _append(service: Service, c: Cursor, rows: list[tuple[int, str, int, str, str, bytes]]) -> None:
+    assert isinstance(c, SQLiteCursor)
     c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
     for row in rows:
         service.log.append(c, *row)

@@ -15,9 +15,9 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from ledger.service import feed
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
+from ledger.store import sqlite
 from tests.checks import check_ledger
 from tests.service.conftest import serving
 from tests.serving import Process, asked, opened, started
@@ -131,7 +131,7 @@ def test_without_the_position_a_process_that_lags_lets_the_enemy_in(
     Its answers say so: they name a position before the suspension. With the header it answers
     nothing, until it has caught up.
     """
-    monkeypatch.setattr(feed, "POLL_INTERVAL_S", NEVER_S)
+    monkeypatch.setattr(sqlite, "POLL_INTERVAL_S", NEVER_S)
     service = build(Settings(database_url=f"sqlite:///{database}"))
     with serving(service) as url, httpx.Client(base_url=url, timeout=30) as http:
         reader = Reader(service, http, writer.keys["service"])

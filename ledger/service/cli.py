@@ -356,6 +356,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         os.environ["LEDGER_LOG_KEY_FILE"] = str(DEMO_FOLDER / "ledger.log-key")
         os.environ["LEDGER_CHECKPOINT_FILE"] = str(DEMO_FOLDER / "ledger.checkpoint")
         os.environ["LEDGER_VAULT_KEY_FILE"] = str(DEMO_FOLDER / "ledger.vault-key")
+        os.environ["LEDGER_FILES"] = str(DEMO_FOLDER)
         os.environ["LEDGER_ALLOW_OWNER"] = "true"
         told = tell(_settings())
         out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
@@ -574,15 +575,13 @@ def _verifying(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
 def verify_stored(
     database: Path | str, checkpoint: Path, trusted: Trusted, progress: Callable[[int, int], None]
 ) -> Report:
-    """Verify a database with its checkpoint file, and its projections when the history is sound."""
+    """Verify a database with its checkpoint file, and its projections when the history is sound.
+
+    It is a file of SQLite, or the URL of a PostgreSQL database.
+    """
     from ledger.service.verification import verify_database, with_projections
     from ledger.service.wiring import reading_recorder
 
-    if isinstance(database, str):
-        raise typer.BadParameter(
-            "a database of PostgreSQL is verified through its service, with --url, or from an "
-            "archive that export made, with --bundle"
-        )
     report = verify_database(database, checkpoint, trusted, progress=progress)
     if not report.events:
         return report

@@ -17,7 +17,6 @@ from ledger.domain.errors import Behind, LedgerError, Unavailable
 from ledger.domain.events import Recorded
 from ledger.store.recorder import LedgerRecorder
 
-POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
 MIN_POSITION_WAIT_S: Final = 2.0  # how long a request waits to have applied Ledger-Min-Position
 
 log = logging.getLogger(__name__)
@@ -43,6 +42,7 @@ class Feed:
         self._draining = False
         self.position = 0
         self.failure: Exception | None = None
+        self._unreachable: Unavailable | None = None
 
     def start(self, position: int) -> None:
         """Begin at ``position``, from which the followers were loaded, and watch for commits."""
@@ -68,7 +68,10 @@ class Feed:
             if recorded[0].position == self.position + 1:
                 self._apply(recorded)
             else:
-                self._catch_up()
+                with contextlib.suppress(
+                    Unavailable
+                ):  # the watch catches up, and says so till then
+                    self._catch_up()
         self._wake()
 
     def catch_up(self) -> None:
@@ -89,19 +92,27 @@ class Feed:
                     follower.apply(recorded)
                 self.position = recorded.position
         except Exception as error:
+            if type(error) is Unavailable:  # the store could not be read just now
+                raise
             # The event is committed and cannot be refused any more; memory is stale for good.
             self.failure = error
             log.exception("following stopped after position %d", self.position)
 
     def _watch(self) -> None:
         seen = -1
-        while not self._stop.wait(POLL_INTERVAL_S):
+        while not self._stop.is_set():
+            self._recorder.store.await_commit(self._stop)
             try:
                 version = self._recorder.store.data_version()
                 if version != seen:
                     self.catch_up()
                     seen = version
+                self._unreachable = None
             except Exception as error:
+                if type(error) is Unavailable:
+                    # The database is restarted, say; what is in memory may be old till it is back.
+                    self._unreachable = error
+                    continue
                 self.failure = error
                 log.exception("watching the store failed")
                 return
@@ -110,6 +121,8 @@ class Feed:
 
     def require_current(self) -> None:
         """Raise ``Unavailable`` when what is in memory cannot be trusted."""
+        if self._unreachable is not None:
+            raise Unavailable(f"the ledger cannot be followed just now: {self._unreachable}")
         if self.failure is not None:
             hint = self.failure.hint if isinstance(self.failure, LedgerError) else ""
             raise Unavailable(

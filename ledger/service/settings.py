@@ -36,11 +36,6 @@ class Settings(BaseSettings):
         description="Where the ledger is kept: sqlite:///relative/path, sqlite:////absolute/path, "
         "or postgresql://user@host/database.",
     )
-    files: Path | None = Field(
-        default=None,
-        description="The folder of the vault and, unless named one by one, of the key files and "
-        "the checkpoint; when unset, that of an SQLite database, and var for PostgreSQL.",
-    )
     origin: str = Field(
         default="ledger.localhost",
         min_length=1,
@@ -59,6 +54,11 @@ class Settings(BaseSettings):
     vault_key_file: Path | None = Field(
         default=None,
         description="The file of the vault key; unset: ledger.vault-key with the other files.",
+    )
+    files: Path | None = Field(
+        default=None,
+        description="The folder of the vault and, unless named one by one, of the key files and "
+        "the checkpoint; when unset, that of an SQLite database, and var for PostgreSQL.",
     )
     allow_owner: bool = Field(
         default=False,

@@ -199,7 +199,8 @@ class Signer:
         seen = self._look(SIGNED_TOGETHER_MAX)
         size = max(seen.signed.size, seen.tree.size)
         signed = False
-        if size > seen.stored or seen.anchored != seen.signed.size:
+        behind = size > seen.stored or seen.anchored != seen.signed.size
+        if behind and self._store.leads():
             signed = self._sign(seen)
         with self._store.transaction(commit=False) as c:
             newest, head = self._rows.newest_size(c), self._head(c)

@@ -67,7 +67,8 @@ class Ticker:
     def _run(self) -> None:
         while not self._stop.wait(TICK_INTERVAL_S):
             try:
-                self.tick()
+                if self._recorder.store.leads():
+                    self.tick()
             except LogNotVerified:
                 pass  # it was said when the doubt arose; the terms are recorded when it is gone
             except Exception:

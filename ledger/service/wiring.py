@@ -278,7 +278,7 @@ def _open_store(settings: Settings) -> Store:
             path.touch(mode=0o600)
         return LedgerDatastore(path)
     except OSError as error:
-        raise Unavailable(f"{error.filename} cannot be made: {error.strerror}") from None
+        raise Unavailable(f"{path or error.filename} cannot be made: {error.strerror}") from None
 
 
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
@@ -297,7 +297,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
         make_vault_key(settings.vault_key_path)
     vault_key = read_vault_key(settings.vault_key_path)
-    vault = (
+    vault: Vault = (
         PostgresVault(store, vault_key=vault_key, origin=settings.origin)
         if isinstance(store, PostgresDatastore)
         else Vault(settings.vault_path, vault_key=vault_key, origin=settings.origin)

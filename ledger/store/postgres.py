@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 import psycopg
-from eventsourcing.persistence import Cursor
+from eventsourcing.persistence import Cursor, OperationalError
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
@@ -32,9 +32,12 @@ from ledger.domain.errors import OutcomeUnknown, StoreBusy, Unavailable
 from ledger.store.postgres_schema import schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION, CommitUnanswered
 
-CONNECTIONS_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
+POOL_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
 CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
+NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
+PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
+_LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
@@ -77,6 +80,14 @@ def _with_places(statement: str) -> str:
     return _PLACES.sub(place, statement)
 
 
+def _findable(value: object) -> object:
+    """Return what may be asked for instead of a text with NUL, which no text here can have.
+
+    The replacement character is in no id and no name either, so nothing is found.
+    """
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+
 class PostgresCursor(Cursor):
     """A cursor that takes statements in SQLite's form."""
 
@@ -86,10 +97,16 @@ class PostgresCursor(Cursor):
     def execute(self, statement: str | bytes, params: Any = None) -> None:
         """Execute a statement with values for its ``?``."""
         assert isinstance(statement, str)
-        if params:
-            self.postgres_cursor.execute(_with_places(statement), params)
-        else:
+        if not params:
             self.postgres_cursor.execute(statement)
+            return
+        try:
+            self.postgres_cursor.execute(_with_places(statement), params)
+        except psycopg.DataError:
+            findable = [_findable(value) for value in params]
+            if findable == list(params) or not statement.startswith(("SELECT ", "WITH ")):
+                raise
+            self.postgres_cursor.execute(_with_places(statement), findable)
 
     def executemany(self, statement: str, params: Any) -> None:
         """Execute a statement once for each row of values."""
@@ -124,6 +141,9 @@ class PostgresDatastore:
         self._writing_thread: int | None = None
         self._depth = 0
         self._threads = threading.local()
+        self._listener: psycopg.Connection[Any] | None = None
+        self._leader: psycopg.Connection[Any] | None = None
+        self._leading = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             url,
             kwargs={
@@ -134,7 +154,7 @@ class PostgresDatastore:
             },
             configure=_configure,
             min_size=1,
-            max_size=CONNECTIONS_MAX,
+            max_size=POOL_MAX,
             timeout=CONNECT_TIMEOUT_S,
             reconnect_timeout=CONNECT_TIMEOUT_S,
             open=True,
@@ -219,7 +239,7 @@ class PostgresDatastore:
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
-        for _ in range(CONNECTIONS_MAX + 1):
+        for _ in range(POOL_MAX + 1):
             try:
                 connection = self._pool.getconn()
             except PoolClosed:
@@ -322,10 +342,61 @@ class PostgresDatastore:
     def require_writable(self) -> None:
         """Pass: the disk is the server's, which says with each write what it can do."""
 
+    def await_commit(self, stop: threading.Event) -> None:
+        """Return when something may have been committed, or after a while, or told to stop.
+
+        One thread calls it. Without notices it is a pause, and looking again is always right.
+        """
+        try:
+            if self._listener is None:
+                self._listener = self._session()
+                self._listener.execute("LISTEN ledger_events")
+            elif not stop.is_set():
+                for _ in self._listener.notifies(timeout=NOTICE_WAIT_S, stop_after=1):
+                    pass
+        except psycopg.Error:
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
+            stop.wait(PAUSE_S)
+
+    def leads(self) -> bool:
+        """Tell whether this process does what one does for all: ending terms, signing.
+
+        It does as long as its session has the lock; when the session ends, another gets it.
+        """
+        with self._leading:
+            try:
+                if self._leader is None:
+                    self._leader = self._session()
+                found = self._leader.execute(
+                    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' "
+                    f"AND objid = {_LEADER_LOCK} AND pid = pg_backend_pid() AND granted) "
+                    f"OR pg_try_advisory_lock({_LEADER_LOCK})"
+                ).fetchone()
+            except psycopg.Error:
+                if self._leader is not None:
+                    self._leader.close()
+                    self._leader = None
+                return False
+            return bool(found and found[0])
+
+    def _session(self) -> psycopg.Connection[Any]:
+        """Return a connection of its own, for what lasts as long as a session."""
+        return psycopg.connect(
+            self.address,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="compliance-ledger",
+        )
+
     def close(self) -> None:
         """Close every connection, once nobody writes; from then on nobody can."""
         with self.turn:
             self._pool.close()
+        for connection in (self._listener, self._leader):
+            if connection is not None:
+                connection.close()
 
 
 def without_password(url: str) -> str:
@@ -374,7 +445,7 @@ def _losing(connection: psycopg.Connection[Row]) -> Iterator[None]:
     """Say that a connection was lost, and with it whatever was under way on it."""
     try:
         yield
-    except psycopg.OperationalError as error:
+    except (psycopg.Error, OperationalError) as error:
         if connection.closed:
             raise Unavailable(f"the connection to the database was lost: {error}") from error
         raise

@@ -113,6 +113,12 @@ class Store(Protocol):
     def require_writable(self) -> None:
         """Raise why the disk refuses writes, if it did the last time and still does."""
 
+    def await_commit(self, stop: threading.Event) -> None:
+        """Return when something may have been committed, or after a while, or told to stop."""
+
+    def leads(self) -> bool:
+        """Tell whether this process does what one does for all: ending terms, signing."""
+
     def close(self) -> None:
         """Close every connection, once nobody reads or writes; from then on nobody can."""
 

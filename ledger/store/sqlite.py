@@ -21,6 +21,7 @@ from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
+POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 
 
@@ -209,6 +210,14 @@ class LedgerDatastore(SQLiteDatastore):
         if self.fault is not None:
             with self.transaction(commit=True) as c:
                 c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def await_commit(self, stop: threading.Event) -> None:
+        """Return when it is time to look at ``data_version`` again, or told to stop."""
+        stop.wait(POLL_INTERVAL_S)
+
+    def leads(self) -> bool:
+        """Tell whether this process does what one does for all: any may, under the write lock."""
+        return True
 
     def close(self) -> None:
         """Close every connection, once nobody reads or writes; from then on nobody can."""

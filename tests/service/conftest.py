@@ -192,19 +192,25 @@ def running(settings: Settings, clock: SetClock) -> Iterator[Running]:
         yield run
 
 
-@pytest.fixture(scope="module")
-def shared(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    """A founded service that the tests of one module share; a module may name its stores."""
-    folder = tmp_path_factory.mktemp("shared")
-    url = f"sqlite:///{folder / 'ledger.db'}"
+@contextmanager
+def founded_on(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
+    """A founded service on a kind of store, for the tests of one module."""
     with ExitStack() as stack:
-        if getattr(request, "param", "sqlite") == "postgresql":
+        url = f"sqlite:///{folder / 'ledger.db'}"
+        if kind == "postgresql":
             server = request.getfixturevalue("postgres_server")
             url = stack.enter_context(fresh_database(server))
         settings = settings_at(url, folder, origin="test.ledger")
         yield found(stack.enter_context(opened(settings, SetClock())))
+
+
+@pytest.fixture(scope="module")
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A founded service that the tests of one module share."""
+    with founded_on("sqlite", request, tmp_path_factory.mktemp("shared")) as run:
+        yield run
 
 
 POLICY = {

@@ -13,7 +13,7 @@ import pytest
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import Subject, format_instant
 from ledger.service.wiring import build
-from tests.service.conftest import POLICY, T0, Running, suspension_of, violation_of
+from tests.service.conftest import POLICY, T0, Running, founded_on, suspension_of, violation_of
 
 Item = dict[str, Any]
 DAY: Final = timedelta(days=1)
@@ -35,10 +35,17 @@ def subject(key: str) -> dict[str, str]:
     return {"type": kind, "id": id_}
 
 
-@pytest.fixture(scope="module")
-def told(shared: Running) -> Running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """The same ledger on each store."""
+    with founded_on(request.param, request, tmp_path_factory.mktemp("told")) as run:
+        yield tell(run)
+
+
+def tell(run: Running) -> Running:
     """A ledger of four days: enough of everything that each filter keeps some and drops some."""
-    run = shared
     reason = {"reason": "Because of what happened."}
 
     def do(by: str, method: str, path: str, /, **body: Any) -> str:
@@ -337,6 +344,25 @@ def test_a_filter_keeps_just_what_it_says(
     assert [item for item in whole if kept(item)] == found
     assert found != whole
     assert found or query == {"model": "tool:web"}
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/v1/violations", ["policy", "clause", "category", "operator"]),
+        ("/v1/warnings", ["policy", "category", "operator"]),
+        ("/v1/suspensions", ["policy", "category", "operator"]),
+        ("/v1/reinstatements", ["suspension", "operator"]),
+        ("/v1/events", ["policy", "category", "operator", "on_behalf_of", "q"]),
+    ],
+)
+@pytest.mark.parametrize("value", ["a\0b", "\0", "%", "_", '*"', "' OR 1=1 --"])
+def test_a_value_that_nothing_has_finds_nothing(
+    told: Running, path: str, names: list[str], value: str
+) -> None:
+    """Whatever it is made of, it is compared as it is, and no part of it is syntax."""
+    for name in names:
+        assert [] == items(told, path, **{name: value})
 
 
 def test_the_filters_of_the_trail_know_what_an_event_concerns(told: Running) -> None:
