@@ -605,7 +605,7 @@ OF_EVERY_COMMAND = {
     *("body_too_large", "conflict"),
     *("unsupported_media_type", "invalid_request", "invalid_value", "event_too_large"),
     *("idempotency_key_reused", "unavailable", "behind", "store_busy", "unknown_fact"),
-    "log_not_verified",
+    *("log_not_verified", "storage_full", "storage_failed"),
     *("internal_error", "tamper_detected"),
 }
 
@@ -645,7 +645,7 @@ def test_what_the_framework_refuses_is_documented(demo: Demo) -> None:
     for response in (
         demo.http.get("/no/such/route"),
         demo.http.delete("/livez"),
-        httpx.Response(500, content=bytes(problems.internal_error().body)),
+        httpx.Response(500, content=bytes(problems.problem_of(problems.internal_error()).body)),
     ):
         problem = response.json()
         assert str(response.status_code) == rows[problem["code"]][1]

@@ -76,8 +76,8 @@ def readyz(request: Request) -> Response:
     """Answer with the position applied, how far that is behind the store, and the clock's state.
 
     503 when this process stopped following the store: its checks would be stale. Also when the log
-    is not verified: nothing is recorded then, and checks are answered with a mark. Also, or 507, when the disk
-    refused the last write and refuses one now.
+    is not verified: nothing is recorded then, and checks are answered with a mark. Also, or 507,
+    when the disk refused the last write and refuses one now.
     """
     service = service_of(request)
     service.feed.require_current()
