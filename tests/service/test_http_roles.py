@@ -21,6 +21,7 @@ ROLES: Final = {
     ("POST", "/access/v1/search/subject"): {"service"},
     ("POST", "/access/v1/search/resource"): {"service"},
     ("POST", "/access/v1/search/action"): {"service"},
+    ("POST", "/v1/batch"): {"reporter", "officer", "approver", "admin"},
     ("PUT", "/v1/subjects"): {"officer"},
     ("POST", "/v1/links"): {"officer"},
     ("DELETE", "/v1/links"): {"officer"},
