@@ -147,6 +147,8 @@ def test_a_route_serves_its_own_roles_and_no_other(gate: Running, method: str, p
     before = gate.service.recorder.position
     allowed = ROLES[method, path]
     passed = 404 if (method, path) in WITHOUT_BODY else 400
+    if path == "/v1/batch":  # it takes lines, and looks for them before it reads any
+        passed = 415
     for role in Role:
         response = knock(gate, method, path, role=role)
         if role not in allowed:
