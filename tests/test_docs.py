@@ -605,7 +605,7 @@ OF_EVERY_COMMAND = {
     *("body_too_large", "conflict"),
     *("unsupported_media_type", "invalid_request", "invalid_value", "event_too_large"),
     *("idempotency_key_reused", "unavailable", "behind", "store_busy", "unknown_fact"),
-    "log_not_verified",
+    *("log_not_verified", "storage_full", "storage_failed"),
     *("internal_error", "tamper_detected"),
 }
 

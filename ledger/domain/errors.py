@@ -44,6 +44,8 @@ Nothing here knows HTTP; ``ledger/service/http/problems.py`` maps the kinds to s
     ├── Unavailable                 unavailable: not now, try again                 (503)
     │   ├── Behind                  behind
     │   ├── StoreBusy               store_busy
+    │   ├── StorageFull             storage_full
+    │   ├── StorageFailed           storage_failed
     │   ├── VaultUnavailable        vault_unavailable
     │   ├── UnknownFact             unknown_fact: the store holds facts of a newer version
     │   └── LogNotVerified          log_not_verified: the log does not fit what was signed

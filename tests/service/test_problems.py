@@ -42,7 +42,7 @@ def test_every_kind_of_refusal_says_what_it_is_and_how_to_mend_it(kind: type[Led
     assert not kind.title.endswith(".")
     assert kind in GROUPS or kind.hint.endswith((".", "}"))
     assert kind.__doc__
-    assert 400 <= status_of(kind("a detail")) <= 503
+    assert 400 <= status_of(kind("a detail")) <= 507
 
 
 def test_no_two_kinds_of_refusal_have_one_code() -> None:
@@ -86,6 +86,8 @@ def test_every_code_of_the_domain_stands_in_the_drawing_of_the_tree() -> None:
         ("Unavailable", 503),
         ("Behind", 503),
         ("StoreBusy", 503),
+        ("StorageFull", 507),
+        ("StorageFailed", 503),
         ("UnknownFact", 503),
         ("TamperDetected", 500),
         ("MalformedRequest", 400),
@@ -128,12 +130,12 @@ def test_a_refusal_without_a_field_shows_none() -> None:
 
 
 def test_what_may_succeed_later_says_when_to_try_again() -> None:
-    """Every 429 and 503, and nothing else, carries Retry-After (RFC 9110, section 10.2.3)."""
+    """Every 429, 503 and 507, and nothing else, carries Retry-After (RFC 9110, section 10.2.3)."""
     for kind in KINDS:
         response = problem_of(kind("not now"))
 
-        assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
-        assert issubclass(kind, Unavailable) == (503 == response.status_code)
+        assert ("retry-after" in response.headers) == (response.status_code in (429, 503, 507))
+        assert issubclass(kind, Unavailable) == (response.status_code in (503, 507))
 
 
 # --- over HTTP ------------------------------------------------------------------------------------

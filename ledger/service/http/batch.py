@@ -143,7 +143,7 @@ class _Line:
     "/v1/batch",
     summary="Many commands in one request",
     openapi_extra={
-        **allow(Role.REPORTER, Role.OFFICER, Role.APPROVER, Role.ADMIN, command=True),
+        **allow(Role.REPORTER, Role.OFFICER, Role.APPROVER, Role.ADMIN, reveals=True),
         "requestBody": {
             "required": True,
             "description": "One BatchLine in each line.",
