@@ -38,6 +38,7 @@ from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Sealed, Subject
 from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
+from ledger.store.sqlite import write_transaction
 
 VAULT_KEY_BYTES: Final = 32
 VAULT_TIMEOUT_S: Final = 10  # as long as a writer waits for the ledger itself
@@ -234,15 +235,8 @@ class Vault:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._connected() as connection, write_transaction(connection):
+            yield connection
 
     def _connect(self) -> sqlite3.Connection:
         self.path.touch(mode=0o600)  # SQLite would let everybody read it; a journal gets its mode
