@@ -236,6 +236,11 @@ class Service:
         self.ledger.vault.close()
 
 
+def _projections() -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
+    """Return every projection, in the order in which they take in an event."""
+    return AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows()
+
+
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
     path = settings.database_path
@@ -247,14 +252,9 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     except OSError as error:
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
     store = LedgerDatastore(path)
-    access, conduct, trail, operators = AccessRows(), ConductRows(), TrailRows(), OperatorRows()
-    erasures, log_rows = ErasureRows(), LogRows()
-    recorder = LedgerRecorder(
-        store,
-        clock=clock,
-        log=log_rows,
-        projections=(access, conduct, operators, erasures, trail),
-    )
+    access, conduct, operators, erasures, trail = projections = _projections()
+    log_rows = LogRows()
+    recorder = LedgerRecorder(store, clock=clock, log=log_rows, projections=projections)
     recorder.create_table()
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
@@ -314,5 +314,5 @@ def reading_recorder(path: Path) -> LedgerRecorder:
         LedgerDatastore(path),
         clock=wall_clock,
         log=None,
-        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows()),
+        projections=_projections(),
     )
