@@ -165,7 +165,6 @@ class Ledger:
         self._entropy = entropy
         self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
         self._appended = 0
-        self._deciding = 0
         self._apart = True  # whether a command inside another transaction has its own savepoint
 
     # --- subjects and links -----------------------------------------------------------------------
@@ -493,7 +492,7 @@ class Ledger:
         """
         with self.recorder.store.turn:
             # The event could still be rolled back, and the keys would be gone without it.
-            assert not self._deciding, "keys are destroyed after the commit"
+            assert not self.recorder.in_transaction, "keys are destroyed after the commit"
         # The events themselves are asked: a changed row of a projection must not destroy a key.
         done = map(self.recorder.event, self.finder.erasures_done())
         events = [recorded.event for recorded in done if recorded is not None]
@@ -668,7 +667,9 @@ class Ledger:
         """Return the keys of the transparency log, oldest first, with the sizes they may sign."""
         named: list[tuple[int, VerifierKey]] = [
             (recorded.position, parse_vkey(recorded.event.log_key))
-            for recorded in self.recorder.stream("ledger")
+            for recorded in self.recorder.stream(
+                "ledger", types=(LedgerOpened.TYPE, LogKeyRotated.TYPE)
+            )
             if isinstance(recorded.event, LedgerOpened | LogKeyRotated)
         ]
         ends: list[int | None] = [position - 1 for position, _ in named[1:]]
@@ -738,7 +739,6 @@ class Ledger:
                 yield
                 return
             before = self._appended
-            self._deciding += 1
             try:
                 with self.recorder.transaction():
                     yield
@@ -751,8 +751,6 @@ class Ledger:
                     # What was folded since may include events that are now rolled back.
                     self._folded.clear()
                 raise
-            finally:
-                self._deciding -= 1
 
     def _decide(
         self,

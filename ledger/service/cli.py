@@ -455,7 +455,7 @@ def recover(
         recorded = service.signer.recover()
         log_key = format_vkey(service.ledger.log_keys()[-1].key)
     finally:
-        service.recorder.store.close()
+        service.close()
     if as_json:
         _print_json(
             {

@@ -332,7 +332,7 @@ class Signer:
     def _given_up(self) -> set[tuple[int, str]]:
         return {
             (recorded.event.checkpoint_size, recorded.event.checkpoint_root)
-            for recorded in self._recorder.stream("ledger")
+            for recorded in self._recorder.stream("ledger", types=(LedgerRecovered.TYPE,))
             if isinstance(recorded.event, LedgerRecovered)
         }
 

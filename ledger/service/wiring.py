@@ -255,11 +255,17 @@ class Service:
         self.ledger.vault.close()
 
 
+def _projections(
+    dialect: Literal[sqlite, postgresql],
+) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
+    """Return every projection, in the order in which they take in an event."""
+    return AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows(dialect)
+
+
 def schema_script() -> str:
     """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
-    parts = (LogRows(), AccessRows(), ConductRows(), OperatorRows(), ErasureRows())
-    ddl = [*DDL, *(each for part in parts for each in part.DDL), *TrailRows("postgresql").DDL]
-    return script([*ddl, *VAULT_DDL])
+    parts = (LogRows(), *_projections("postgresql"))
+    return script([*DDL, *(each for part in parts for each in part.DDL), *VAULT_DDL])
 
 
 def _open_store(settings: Settings) -> Store:
@@ -284,14 +290,9 @@ def _open_store(settings: Settings) -> Store:
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
     store = _open_store(settings)
-    access, conduct, operators = AccessRows(), ConductRows(), OperatorRows()
-    erasures, trail, log_rows = ErasureRows(), TrailRows(store.dialect), LogRows()
-    recorder = LedgerRecorder(
-        store,
-        clock=clock,
-        log=log_rows,
-        projections=(access, conduct, operators, erasures, trail),
-    )
+    access, conduct, operators, erasures, trail = projections = _projections(store.dialect)
+    log_rows = LogRows()
+    recorder = LedgerRecorder(store, clock=clock, log=log_rows, projections=projections)
     recorder.create_table()
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
@@ -354,10 +355,9 @@ def reading_recorder(database: Path | str) -> LedgerRecorder:
     store: Store = (
         LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
     )
-    trail = TrailRows(store.dialect)
     return LedgerRecorder(
         store,
         clock=wall_clock,
         log=None,
-        projections=(AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), trail),
+        projections=_projections(store.dialect),
     )

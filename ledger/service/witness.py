@@ -15,8 +15,8 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from starlette.routing import Route
 
 from ledger.domain.errors import InvalidValue, Unavailable
 from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
+from ledger.store.sqlite import write_transaction
 from ledger.tlog.checkpoint import (
     Checkpoint,
     LogKey,
@@ -160,7 +161,7 @@ def make_witness(folder: Path, name: str) -> VerifierKey:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / STATE_FILE).touch(mode=0o600, exist_ok=False)
-        with closing(_connect(folder / STATE_FILE)) as state, _transaction(state) as c:
+        with closing(_connect(folder / STATE_FILE)) as state, write_transaction(state) as c:
             for statement in _STATE:
                 c.execute(statement)
             c.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
@@ -218,18 +219,6 @@ def _open_state(folder: Path) -> sqlite3.Connection:
         connection.close()
         raise InvalidValue(f"{path} is not the state of the key in {folder / KEY_FILE}")
     return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 # --- what it watches ------------------------------------------------------------------------------
@@ -302,7 +291,7 @@ class Witness:
             return Answer(BAD_REQUEST, f"{error}\n".encode())
         try:
             # One transaction under the write lock: two requests at once cannot both be the next.
-            with self._turn, _transaction(self._state) as c:
+            with self._turn, write_transaction(self._state) as c:
                 return self._decide(c, request)
         except sqlite3.OperationalError as error:
             log.exception("the state cannot be written; nothing was cosigned")

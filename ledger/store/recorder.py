@@ -35,6 +35,23 @@ READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
 _NO_LIMIT: Final = 2**62
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+
+def append_only(table: str, conflict: str) -> tuple[str, ...]:
+    """Return the triggers that refuse every change but an insert that has no ``conflict``.
+
+    INSERT OR REPLACE would delete the row in its way without asking the trigger for deletes.
+    """
+    return (
+        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_replaced BEFORE INSERT ON {table}
+            WHEN EXISTS (SELECT 1 FROM {table} WHERE {conflict})
+            BEGIN SELECT raise(ABORT, '{table} are never replaced'); END""",
+        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_changed BEFORE UPDATE ON {table}
+            BEGIN SELECT raise(ABORT, '{table} are never changed'); END""",
+        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_deleted BEFORE DELETE ON {table}
+            BEGIN SELECT raise(ABORT, '{table} are never deleted'); END""",
+    )
+
+
 DDL: Final = (
     """CREATE TABLE IF NOT EXISTS events (
         position INTEGER PRIMARY KEY,
@@ -48,14 +65,7 @@ DDL: Final = (
     """CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
         WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
         BEGIN SELECT raise(ABORT, 'positions have no gap'); END""",
-    # INSERT OR REPLACE would delete the event in its way without asking the trigger for deletes.
-    """CREATE TRIGGER IF NOT EXISTS events_are_never_replaced BEFORE INSERT ON events
-        WHEN EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version)
-        BEGIN SELECT raise(ABORT, 'events are never replaced'); END""",
-    """CREATE TRIGGER IF NOT EXISTS events_are_never_changed BEFORE UPDATE ON events
-        BEGIN SELECT raise(ABORT, 'events are never changed'); END""",
-    """CREATE TRIGGER IF NOT EXISTS events_are_never_deleted BEFORE DELETE ON events
-        BEGIN SELECT raise(ABORT, 'events are never deleted'); END""",
+    *append_only("events", "stream = NEW.stream AND version = NEW.version"),
     """CREATE TABLE IF NOT EXISTS commands (
         operator TEXT NOT NULL,
         idempotency_key TEXT NOT NULL,
@@ -221,12 +231,17 @@ class LedgerRecorder(ApplicationRecorder):
         row = c.fetchone()
         return (row[0], parse_recorded_at(row[1], row[0])) if row else (0, _BEGINNING)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open; only the thread that holds the store's turn may ask."""
+        return self._level > 0
+
     def now(self) -> datetime:
         """Return the instant at which an event appended now is recorded: never before the last.
 
         Only inside ``transaction``: the lock is what makes it true at the commit.
         """
-        assert self._level, "there is no transaction"
+        assert self.in_transaction, "there is no transaction"
         return max(self.clock(), self._head[1])
 
     def insert_events(
@@ -450,12 +465,24 @@ class LedgerRecorder(ApplicationRecorder):
                         position=position,
                     )
 
-    def stream(self, stream: str, *, after: int = 0, until: int | None = None) -> list[Recorded]:
-        """Return a stream's events of versions above ``after`` and positions up to ``until``."""
+    def stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        types: Sequence[str] = (),
+    ) -> list[Recorded]:
+        """Return a stream's events of versions above ``after`` and positions up to ``until``.
+
+        Given ``types``, only events of these are read at all.
+        """
+        of_types = f"AND type IN ({', '.join('?' * len(types))}) " if types else ""
         with self.store.transaction(commit=False) as c:
             c.execute(
-                _SELECT + "WHERE stream = ? AND version > ? AND position <= ? ORDER BY version",
-                (stream, after, _NO_LIMIT if until is None else until),
+                _SELECT + f"WHERE stream = ? AND version > ? AND position <= ? {of_types}"
+                "ORDER BY version",
+                (stream, after, _NO_LIMIT if until is None else until, *types),
             )
             return [self._recorded(row) for row in c.fetchall()]
 

@@ -25,6 +25,19 @@ POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some m
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 
 
+@contextmanager
+def write_transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock of a file that is not the ledger's; commit, or nothing after an error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 class LedgerDatastore(SQLiteDatastore):
     """Connections to one database file: one for writing, one for reading in each thread.
 

@@ -39,6 +39,7 @@ from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Sealed, Subject
 from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
+from ledger.store.sqlite import write_transaction
 
 VAULT_KEY_BYTES: Final = 32
 VAULT_TIMEOUT_S: Final = 10  # as long as a writer waits for the ledger itself
@@ -239,14 +240,8 @@ class Vault:
     def _writing(self) -> Iterator[Run]:
         with self._reading() as run:
             assert self._connection is not None
-            run("BEGIN IMMEDIATE")
-            try:
+            with write_transaction(self._connection):
                 yield run
-                run("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    run("ROLLBACK")
-                raise
 
     def _make_tables(self) -> None:
         with self._reading() as run:

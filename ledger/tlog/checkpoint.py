@@ -14,10 +14,16 @@ Implements C2SP tlog-checkpoint. The text of the signed note is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ledger.tlog.merkle import HASH_BYTES, MAX_TREE_SIZE, LogFormatError, ProofInvalid
+from ledger.tlog.merkle import (
+    HASH_BYTES,
+    MAX_PROOF_HASHES,
+    MAX_TREE_SIZE,
+    LogFormatError,
+    ProofInvalid,
+)
 from ledger.tlog.note import (
     KeyType,
     VerifiedSignature,
@@ -114,6 +120,26 @@ def check_log_signed(
     if not any(each.covers(checkpoint.size) for each in signers):
         key_ids = ", ".join(each.key.key_id.hex() for each in signers)
         raise ProofInvalid(f"the key {key_ids} may not sign a tree of size {checkpoint.size}")
+
+
+def split_lines(data: bytes, what: str, *, max_bytes: int) -> tuple[bytes, bytes]:
+    """Part a proof file or a request into the lines before its checkpoint, and the checkpoint.
+
+    Raises LogFormatError, which calls it `what`.
+    """
+    if len(data) > max_bytes:
+        raise LogFormatError(f"{what} is larger than {max_bytes} bytes")
+    lines, blank, checkpoint = data.partition(b"\n\n")
+    if not blank:
+        raise LogFormatError(f"{what} has no empty line before its checkpoint")
+    return lines, checkpoint
+
+
+def parse_hashes(lines: Sequence[str], what: str) -> tuple[bytes, ...]:
+    """Read the hashes of a proof, one to a line. Raises LogFormatError, which calls it `what`."""
+    if len(lines) > MAX_PROOF_HASHES:
+        raise LogFormatError(f"{what} has more than {MAX_PROOF_HASHES} hashes")
+    return tuple(parse_hash(line) for line in lines)
 
 
 def parse_size(text: str) -> int:

@@ -20,6 +20,7 @@ from typing import ClassVar, Final, TypeVar
 
 from eventsourcing.persistence import Cursor
 
+from ledger.store.recorder import append_only
 from ledger.tlog.leaf import StoredRow, entry, hash_of
 from ledger.tlog.merkle import HashAt, LogFormatError, root
 from ledger.tlog.tiles import (
@@ -32,22 +33,6 @@ from ledger.tlog.tiles import (
 )
 
 T = TypeVar("T")
-
-
-def _append_only(table: str, conflict: str) -> tuple[str, ...]:
-    """Return the triggers that refuse every change but an insert that has no `conflict`.
-
-    INSERT OR REPLACE would delete the row in its way without asking the trigger for deletes.
-    """
-    return (
-        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_replaced BEFORE INSERT ON {table}
-            WHEN EXISTS (SELECT 1 FROM {table} WHERE {conflict})
-            BEGIN SELECT raise(ABORT, '{table} are never replaced'); END""",
-        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_changed BEFORE UPDATE ON {table}
-            BEGIN SELECT raise(ABORT, '{table} are never changed'); END""",
-        f"""CREATE TRIGGER IF NOT EXISTS {table}_are_never_deleted BEFORE DELETE ON {table}
-            BEGIN SELECT raise(ABORT, '{table} are never deleted'); END""",
-    )
 
 
 def _all(rows: list[T], tile: Tile) -> list[T]:
@@ -69,21 +54,21 @@ class LogRows:
             hash BLOB NOT NULL CHECK (length(hash) = 32),
             PRIMARY KEY (level, idx)
         ) STRICT, WITHOUT ROWID""",
-        *_append_only("log_hashes", "level = NEW.level AND idx = NEW.idx"),
+        *append_only("log_hashes", "level = NEW.level AND idx = NEW.idx"),
         """CREATE TABLE IF NOT EXISTS log_checkpoints (
             size INTEGER PRIMARY KEY,
             note BLOB NOT NULL,
             signed_at TEXT NOT NULL
         ) STRICT""",
         # Not only never replaced: what is signed next is never smaller, whoever signs.
-        *_append_only("log_checkpoints", "size >= NEW.size"),
+        *append_only("log_checkpoints", "size >= NEW.size"),
         """CREATE TABLE IF NOT EXISTS log_cosignatures (
             size INTEGER NOT NULL REFERENCES log_checkpoints,
             witness TEXT NOT NULL,
             line TEXT NOT NULL,
             PRIMARY KEY (size, witness)
         ) STRICT, WITHOUT ROWID""",
-        *_append_only("log_cosignatures", "size = NEW.size AND witness = NEW.witness"),
+        *append_only("log_cosignatures", "size = NEW.size AND witness = NEW.witness"),
         """CREATE INDEX IF NOT EXISTS log_cosignatures_by_witness
             ON log_cosignatures (witness, size)""",
     )

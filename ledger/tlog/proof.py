@@ -24,12 +24,12 @@ from ledger.tlog.checkpoint import (
     LogKey,
     check_log_signed,
     parse_checkpoint,
-    parse_hash,
+    parse_hashes,
     parse_size,
+    split_lines,
 )
 from ledger.tlog.merkle import (
     EMPTY_ROOT,
-    MAX_PROOF_HASHES,
     LogFormatError,
     ProofInvalid,
     verify_inclusion,
@@ -118,11 +118,7 @@ def format_proof(proof: TlogProof) -> bytes:
 
 def parse_proof(data: bytes) -> TlogProof:
     """Read a proof file, without verifying it. Raises LogFormatError."""
-    if len(data) > MAX_PROOF_BYTES:
-        raise LogFormatError(f"the proof is larger than {MAX_PROOF_BYTES} bytes")
-    head, blank, checkpoint = data.partition(b"\n\n")
-    if not blank:
-        raise LogFormatError("the proof has no empty line before its checkpoint")
+    head, checkpoint = split_lines(data, "the proof", max_bytes=MAX_PROOF_BYTES)
     parse_checkpoint(parse_note(checkpoint).text)
     header, *lines = decode_text(head).split("\n")
     if header != HEADER:
@@ -130,10 +126,8 @@ def parse_proof(data: bytes) -> TlogProof:
     extra = _parse_extra(lines.pop(0)) if lines and lines[0].startswith("extra ") else None
     if not lines or not lines[0].startswith("index "):
         raise LogFormatError("the proof names no index")
-    if len(lines) - 1 > MAX_PROOF_HASHES:
-        raise LogFormatError(f"the proof has more than {MAX_PROOF_HASHES} hashes")
-    index = parse_size(lines[0].removeprefix("index "))
-    return TlogProof(index, tuple(parse_hash(line) for line in lines[1:]), checkpoint, extra)
+    hashes = parse_hashes(lines[1:], "the proof")
+    return TlogProof(parse_size(lines[0].removeprefix("index ")), hashes, checkpoint, extra)
 
 
 def verify_checkpoint(data: bytes, policy: Policy) -> VerifiedCheckpoint:

@@ -25,8 +25,9 @@ from ledger.tlog.checkpoint import (
     LogKey,
     check_log_signed,
     parse_checkpoint,
-    parse_hash,
+    parse_hashes,
     parse_size,
+    split_lines,
 )
 from ledger.tlog.merkle import (
     EMPTY_ROOT,
@@ -116,20 +117,15 @@ def format_add_checkpoint(request: AddCheckpoint) -> bytes:
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
     """Read a request body, checkpoint and all. Raises LogFormatError: the answer is 400."""
-    if len(body) > MAX_REQUEST_BYTES:
-        raise LogFormatError(f"the request is larger than {MAX_REQUEST_BYTES} bytes")
-    head, blank, signed = body.partition(b"\n\n")
-    if not blank:
-        raise LogFormatError("the request has no empty line before its checkpoint")
+    head, signed = split_lines(body, "the request", max_bytes=MAX_REQUEST_BYTES)
     first, *lines = decode_text(head).split("\n")
     if not first.startswith("old "):
         raise LogFormatError("the request does not begin with the old size")
-    if len(lines) > MAX_PROOF_HASHES:
-        raise LogFormatError(f"the request has more than {MAX_PROOF_HASHES} hashes")
+    hashes = parse_hashes(lines, "the request")
     old_size = parse_size(first.removeprefix("old "))
     note = parse_note(signed)
     parse_checkpoint(note.text)
-    return AddCheckpoint(old_size, tuple(parse_hash(line) for line in lines), note)
+    return AddCheckpoint(old_size, hashes, note)
 
 
 def decide(

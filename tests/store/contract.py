@@ -230,13 +230,21 @@ class RecorderContract(ABC):
             for name in names
         ]
 
+    def test_a_stream_is_read_for_some_types_only(self, recorder: LedgerRecorder) -> None:
+        """Only the events of the types that are named come back, in their order."""
+        recorder.insert_events([enrolled("a", version) for version in (1, 2)])
+        type_ = recorder.stream("operator/a")[0].type
+
+        assert [1, 2] == [each.version for each in recorder.stream("operator/a", types=(type_,))]
+        assert [] == recorder.stream("operator/a", types=("operator.key_issued",))
+
     def test_a_stream_is_read_in_part(self, recorder: LedgerRecorder) -> None:
         """After a version, up to a position, or both."""
         recorder.insert_events([enrolled("a", version) for version in (1, 2)])
         recorder.insert_events([enrolled("b")])
         recorder.insert_events([enrolled("a", version) for version in (3, 4)])
 
-        def versions(**part: int) -> list[int]:
+        def versions(**part: Any) -> list[int]:
             return [recorded.version for recorded in recorder.stream("operator/a", **part)]
 
         assert [1, 2, 3, 4] == versions()
