@@ -128,10 +128,10 @@ def postgres_ledger(postgres_server: str, postgres_tables: str) -> Iterator[str]
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database."""
     if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{path}"
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_ledger")
     return url
 

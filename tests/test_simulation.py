@@ -243,7 +243,10 @@ class World:
     def another(self) -> Service:
         """Build one more service on the file."""
         settings = self.settings.model_copy(
-            update={"database_url": f"sqlite:///{self.folder / 'ledger.db'}"}
+            update={
+                "database_url": f"sqlite:///{self.folder / 'ledger.db'}",
+                "files": self.folder,
+            }
         )
         return build(settings, clock=self.clock)
 

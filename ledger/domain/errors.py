@@ -44,6 +44,8 @@ Nothing here knows HTTP; ``ledger/service/http/problems.py`` maps the kinds to s
     ├── Unavailable                 unavailable: not now, try again                 (503)
     │   ├── Behind                  behind
     │   ├── StoreBusy               store_busy
+    │   ├── OutcomeUnknown          outcome_unknown: recorded or not, nobody could say
+    │   ├── NotConfirmed            not_confirmed
     │   ├── StorageFull             storage_full
     │   ├── StorageFailed           storage_failed
     │   ├── VaultUnavailable        vault_unavailable
@@ -393,11 +395,19 @@ class StoreBusy(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database went away while it committed, and has not come back to say what became of it."""
+    """The database went away while it committed: all of the command is recorded, or nothing is."""
 
     code = "outcome_unknown"
     title = "It is not known whether this was recorded"
     hint = "Send the same request with the same Idempotency-Key again: its answer tells."
+
+
+class NotConfirmed(Unavailable):
+    """It is committed on the server that was asked; a standby that must have it did not say so."""
+
+    code = "not_confirmed"
+    title = "A standby did not confirm in time"
+    hint = "Send the same request with the same Idempotency-Key again, and see to the standby."
 
 
 class StorageFull(Unavailable):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from eventsourcing.persistence import Cursor
 
@@ -256,7 +257,7 @@ class Service:
 
 
 def _projections(
-    dialect: Literal[sqlite, postgresql],
+    dialect: Literal["sqlite", "postgresql"],
 ) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
     """Return every projection, in the order in which they take in an event."""
     return AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows(dialect)

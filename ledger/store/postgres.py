@@ -5,7 +5,7 @@ to everybody, so whoever has it sees all that was recorded before; ``COMMIT`` of
 which a statement failed rolls back and says so; a connection that is lost before ``COMMIT`` was
 sent recorded nothing.
 
-When the answer to ``COMMIT`` is lost, nobody here can tell what happened: ``CommitUnanswered``. The
+When the answer to ``COMMIT`` is lost, nobody here can tell what happened: ``OutcomeUnknown``. The
 old session holds the append lock until its end is decided; so a new transaction, which begins with
 that lock, sees the outcome.
 
@@ -28,9 +28,9 @@ from eventsourcing.persistence import Cursor, OperationalError
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from ledger.domain.errors import OutcomeUnknown, StoreBusy, Unavailable
+from ledger.domain.errors import NotConfirmed, OutcomeUnknown, StoreBusy, Unavailable
 from ledger.store.postgres_schema import schema, tables
-from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION, CommitUnanswered
+from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POOL_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
 CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
@@ -125,7 +125,7 @@ class PostgresDatastore:
     """Connections to one database: one writes, and one reads in each thread that does.
 
     A connection that the server or the network ended is replaced by a new one; what was under way
-    on it ends with ``Unavailable``, or with ``CommitUnanswered`` where ``COMMIT`` was sent.
+    on it ends with ``Unavailable``, or with ``OutcomeUnknown`` where ``COMMIT`` was sent.
     """
 
     dialect: Literal["sqlite", "postgresql"] = "postgresql"
@@ -429,13 +429,13 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
         answer = cursor.statusmessage
     except psycopg.OperationalError as error:
         if connection.closed:
-            raise CommitUnanswered(f"the connection was lost while committing: {error}") from error
+            raise OutcomeUnknown(f"the connection was lost while committing: {error}") from error
         raise
     finally:
         connection.remove_notice_handler(heed)
     if warnings:
         # A standby that must have it did not say so in time; on this server it is committed.
-        raise OutcomeUnknown(f"the commit was not confirmed: {'; '.join(warnings)}")
+        raise NotConfirmed(f"the commit was not confirmed: {'; '.join(warnings)}")
     if answer != "COMMIT":
         raise Unavailable("the transaction was rolled back by the database")
 

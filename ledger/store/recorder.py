@@ -86,10 +86,6 @@ _COMMAND_IS_THERE: Final = (
 )
 
 
-class CommitUnanswered(Unavailable):
-    """The connection was lost after COMMIT was sent: all of it is recorded, or nothing is."""
-
-
 class Store(Protocol):
     """Transactions on the database of one ledger."""
 
@@ -111,7 +107,7 @@ class Store(Protocol):
 
         A write inside a write of the same thread is a savepoint of it; reading inside one sees what
         it wrote. Raises ``StoreBusy`` when the lock cannot be had in ``lock_timeout_s``, and
-        ``CommitUnanswered`` when it cannot tell whether it committed.
+        ``OutcomeUnknown`` when it cannot tell whether it committed.
         """
 
     def make_tables(self, statements: Sequence[str]) -> None:
@@ -195,10 +191,14 @@ class LedgerRecorder(ApplicationRecorder):
                         self._head = self._read_head(cursor)
                     yield cursor
             except BaseException as error:
-                if not isinstance(error, CommitUnanswered) or not self._was_recorded(error):
+                unknown = isinstance(error, OutcomeUnknown)
+                found = unknown and self._was_recorded()
+                if not found:
                     del self._pending[before:]
                     del self._traces[traces:]
                     self._head = head
+                    if unknown and found is False:
+                        raise Unavailable(f"nothing was recorded: {error}") from error
                     raise
             finally:
                 self._level = level
@@ -208,22 +208,20 @@ class LedgerRecorder(ApplicationRecorder):
                 if recorded:
                     self.committed(recorded)
 
-    def _was_recorded(self, lost: CommitUnanswered) -> bool:
+    def _was_recorded(self) -> bool | None:
         """Find out what became of a commit whose answer was lost, by the last row it wrote.
 
         The transaction that looks begins with the append lock, and the one that was cut off keeps
-        the lock until it is decided: so what is not there then will not come.
+        the lock until it is decided: so what is not there then will not come. Returns ``None`` when
+        the database is not to be reached.
         """
         if not self._traces:
-            raise OutcomeUnknown(str(lost)) from lost
+            return None
         for _ in range(RESOLVE_TRIES):
-            found = None
             with suppress(Unavailable), self.store.transaction(commit=True) as c:
                 c.execute(*self._traces[-1])
-                found = c.fetchone() is not None
-            if found is not None:
-                return found
-        raise OutcomeUnknown(str(lost)) from lost
+                return c.fetchone() is not None
+        return None
 
     @staticmethod
     def _read_head(c: Cursor) -> tuple[int, datetime]:

@@ -217,7 +217,7 @@ def test_when_the_disk_is_full_what_failed_is_not_recorded(service: Service) -> 
     failed = [n for n, answer in enumerate(answers) if isinstance(answer, Exception)]
     assert failed
     assert head + 60 - len(failed) == service.recorder.position == service.index.position
-    writer.execute(f"PRAGMA max_page_count = {1_000 + pages}")
+    # The connection that met the fault is closed; the next one knows no such limit.
     again = within(gathered(service, *(commands[n] for n in failed)))
     assert head + 60 == service.recorder.position == again[-1].recorded.position
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 from eventsourcing.persistence import OperationalError
 from eventsourcing.sqlite import SQLiteCursor
 
+from ledger.domain.errors import StorageFailed, StorageFull
 from ledger.store.sqlite import LedgerDatastore
 
-DISK_FAULTS: Final = (sqlite3.OperationalError, OperationalError)
+DISK_FAULTS: Final = (sqlite3.OperationalError, OperationalError, StorageFull, StorageFailed)
 
 
 class FailingCursor(SQLiteCursor):

@@ -12,7 +12,7 @@ import pytest
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Done, Ledger, Once
-from ledger.domain.errors import AlreadyEnded, NotFound
+from ledger.domain.errors import AlreadyEnded, NotFound, StorageFull
 from ledger.domain.events import Author, Clause, Recorded
 from ledger.domain.values import Cause, Resource, Role, Scope, Subject
 from tests.conftest import LOG_KEY, SetClock, check_store, open_ledger
@@ -281,7 +281,7 @@ def test_a_full_disk_under_commands_together_is_never_half_answered(failing: Fix
         c.execute("PRAGMA max_page_count = 1")
     try:
         commands()
-    except sqlite3.OperationalError:
+    except StorageFull:
         stands.clear()
 
     found = [recorded.event.about for recorded in ledger.recorder.events(after=len(before))]
