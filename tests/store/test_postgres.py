@@ -49,7 +49,11 @@ def open_recorder(
         projections=projections,
         committed=committed,
     )
-    recorder.create_table()
+    try:
+        recorder.create_table()
+    except Unavailable:
+        recorder.store.close()
+        raise
     return recorder
 
 
