@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from eventsourcing.sqlite import SQLiteCursor
 
@@ -52,7 +53,7 @@ def _measure(events: int, url: str, folder: Path) -> None:
     assert service.signer.wait_for(service.recorder.position, SIGNED_WITHIN_S)
     service.signer.stop()
     service.close()
-    files = {
+    files: dict[str, Any] = {
         "log_key_file": folder / "ledger.log-key",
         "checkpoint_file": folder / "ledger.checkpoint",
         "vault_key_file": folder / "ledger.vault-key",
@@ -68,7 +69,7 @@ def _measure(events: int, url: str, folder: Path) -> None:
 
 
 def _move(name: str, source: Settings, target: Settings) -> None:
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), _worked()
     steps: dict[str, tuple[float, float, int]] = {}
 
     def progress(what: str, done: int, _total: int) -> None:
@@ -78,9 +79,20 @@ def _move(name: str, source: Settings, target: Settings) -> None:
     moved = migrate(source, target, progress=progress)
     took = time.perf_counter() - started
     assert moved.report.code == 0, moved.report
-    print(f"{name}: {moved.copied:,} events in {took:.1f} s, {moved.copied / took:,.0f} events/s")
+    cpu = _worked() - worked
+    print(
+        f"{name}: {moved.copied:,} events in {took:.1f} s, {moved.copied / took:,.0f} events/s; "
+        f"{cpu:.1f} s of processor time besides the server's"
+    )
     for what, (first, last, done) in steps.items():
         print(f"  from {first - started:6.1f} s to {last - started:6.1f} s  {what} ({done:,})")
+
+
+def _worked() -> float:
+    """The processor time of this process and of those that it ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    used = [resource.getrusage(kind) for kind in kinds]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _checkpoints(settings: Settings) -> tuple[int, str]:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -29,6 +28,7 @@ from ledger.service.migrating import Migrated, migrate
 from ledger.service.settings import Settings, sqlite_path
 from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED
 from ledger.service.wiring import Service, build, schema_script
+from ledger.store import streaming
 from ledger.store.postgres import PostgresDatastore
 from ledger.store.sqlite import LedgerDatastore
 from ledger.tlog.note import Signer, format_signatures, sign
@@ -306,7 +306,7 @@ class Killed:
     def __call__(self) -> None:
         """Move; a step is a call of progress, or rows that were written and not committed yet."""
         steps = count(1)
-        pour: Callable[..., None] = migrating.poured
+        pour = streaming.poured
 
         def step(*_: object) -> None:
             if next(steps) == self.step:
@@ -317,7 +317,7 @@ class Killed:
             step()
 
         migrating.COPIED_TOGETHER = TOGETHER  # type: ignore[misc]
-        migrating.poured = poured
+        setattr(migrating, pour.__name__, poured)
         migrate(self.source, self.target, progress=step)
 
 
