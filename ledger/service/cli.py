@@ -596,7 +596,7 @@ def verify_stored(
         recorder.store.close()
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: Report, *, as_json: bool, **more: object) -> None:
     proven = report.proven.checkpoint if report.proven else None
     if as_json:
         _print_json(
@@ -608,6 +608,7 @@ def _show(report: Report, *, as_json: bool) -> None:
                 "findings": [asdict(finding) for finding in report.findings],
                 "doubts": report.doubts,
                 "remarks": report.remarks,
+                **more,
             }
         )
         return
@@ -787,15 +788,12 @@ def migrate(
     except LedgerError as error:
         _print_refusal(error)
         raise typer.Exit(2) from None
-    files = {
-        f"LEDGER_{name.upper()}_FILE": str(getattr(old, f"{name}_path").absolute())
-        for name in ("log_key", "checkpoint", "vault_key")
-        if getattr(old, f"{name}_path") != getattr(new, f"{name}_path")
-    }
     report = migrated.report
     if not as_json:
-        err.print(f"{migrated.copied} events were copied. Verified {migrated.database}:")
-    _show(report, as_json=as_json)
+        out.print(
+            f"Copied {migrated.copied} events. What was found in {migrated.database}:", markup=False
+        )
+    _show(report, as_json=as_json, database=migrated.database, copied=migrated.copied)
     if report.code:
         raise typer.Exit(report.code)
     if not as_json:
@@ -803,8 +801,10 @@ def migrate(
             f"From now on serve only {new.database}, which LEDGER_DATABASE_URL must name.",
             markup=False,
         )
-        for name, path in files.items():
-            out.print(f"Set {name}={path}", markup=False)
+        for name in ("log_key", "checkpoint", "vault_key"):
+            path = getattr(old, f"{name}_path").absolute()
+            if path != getattr(new, f"{name}_path").absolute():
+                out.print(f"Set LEDGER_{name.upper()}_FILE={path}", markup=False)
 
 
 @contextmanager

@@ -141,7 +141,6 @@ def migrate(
                 raise InvalidValue(f"{path} does not exist, so there is no ledger to copy")
     try:
         with _opened(source) as old:
-            old.recorder.refuse_unknown_facts()
             if "half_copy" in old.tables():
                 old.recorder.refuse_half_copy()
             _refuse_led(old)
@@ -155,6 +154,7 @@ def _copied(old: _End, target: Settings, progress: Progress) -> Migrated:
     report = _verified(old, old, progress, "verifying the source")
     if report.code != FINE:
         return Migrated(old.name, report)
+    old.recorder.refuse_unknown_facts()
     if _is_one_file(old.settings, target):
         raise InvalidValue("--from and --to name one database")
     vault_key = read_vault_key(old.settings.vault_key_path)
