@@ -179,9 +179,10 @@ class Signer:
         try:
             yield
         except (LogNotVerified, InvalidValue, TamperDetected, LogError) as error:
-            self._mark_doubted(str(error))
+            self.mark_doubted(str(error))
 
-    def _mark_doubted(self, doubt: str) -> None:
+    def mark_doubted(self, doubt: str) -> None:
+        """Record nothing from now on, sign nothing, and say why; the first doubt stays."""
         if self.doubt is None:
             self.doubt = doubt
             self.state = "doubted"

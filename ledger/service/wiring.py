@@ -23,6 +23,7 @@ from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import Feed
 from ledger.service.limiter import Limiter
+from ledger.service.projection_check import ProjectionCheck
 from ledger.service.settings import Settings
 from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
@@ -133,6 +134,7 @@ class Service:
     writer: Writer
     ticker: Ticker
     signer: Signer
+    projection_check: ProjectionCheck
     witnesses: Witnesses
     limiter: Limiter | None
     decision_log: DecisionLog | None
@@ -235,12 +237,14 @@ class Service:
         self.signer.start()
         self.writer.start()
         self.ticker.start()
+        self.projection_check.start()
         if self.decision_log is not None:
             self.decision_log.start()
         return len(lost)
 
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""
+        self.projection_check.stop()
         self.ticker.stop()
         self.writer.stop()
         self.signer.stop()
@@ -346,6 +350,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,
+        projection_check=ProjectionCheck(settings.database_url, signer.mark_doubted),
         witnesses=witnesses,
         limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
         decision_log=(
