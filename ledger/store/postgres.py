@@ -39,6 +39,14 @@ NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
+_ENDED: Final = ("57P", "08", "25P03")  # SQLSTATEs with which a server ends a session
+# A transaction that wrote nothing may answer with what an earlier one wrote. Where a standby must
+# confirm, this makes its commit wait for that, too: it confirms all that came before.
+_CONFIRM: Final = (
+    "SELECT pg_logical_emit_message(true, 'compliance-ledger', '') "
+    "WHERE pg_current_xact_id_if_assigned() IS NULL "
+    "AND current_setting('synchronous_standby_names') <> ''"
+)
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
 _PLACES: Final = re.compile(r"'[^']*'|\?|%")
@@ -144,6 +152,8 @@ class PostgresDatastore:
         self._listener: psycopg.Connection[Any] | None = None
         self._leader: psycopg.Connection[Any] | None = None
         self._leading = threading.Lock()
+        self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
+        self._fenced: str | None = None
         self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             url,
             kwargs={
@@ -152,7 +162,7 @@ class PostgresDatastore:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "application_name": "compliance-ledger",
             },
-            configure=_configure,
+            configure=self._configure,
             min_size=1,
             max_size=POOL_MAX,
             timeout=CONNECT_TIMEOUT_S,
@@ -239,28 +249,32 @@ class PostgresDatastore:
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
+        lost: psycopg.Error | None = None
         for _ in range(POOL_MAX + 1):
             try:
                 connection = self._pool.getconn()
             except PoolClosed:
                 raise Unavailable("the store was closed") from None
             except PoolTimeout as error:
-                raise Unavailable(f"no connection to {self.path}: {error}") from error
+                why = self._fenced or str(error)
+                raise Unavailable(f"no connection to {self.path}: {why}") from error
             try:
                 try:
                     connection.execute(begin)
                 except psycopg.errors.LockNotAvailable as error:
-                    connection.execute("ROLLBACK")
+                    with suppress(psycopg.Error):
+                        connection.execute("ROLLBACK")
                     raise StoreBusy(f"no write lock within {self.lock_timeout_s} s") from error
-                except psycopg.OperationalError:
-                    if connection.broken:
-                        continue
-                    raise
+                except psycopg.Error as error:
+                    # The server may say that it ends the session before the connection is broken.
+                    lost = error
+                    connection.close()
+                    continue
                 yield connection
                 return
             finally:
                 self._pool.putconn(connection)
-        raise Unavailable(f"every connection to {self.path} is lost")
+        raise Unavailable(f"every connection to {self.path} is lost: {lost}") from lost
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing and we may. Raises ``Unavailable`` otherwise.
@@ -381,6 +395,28 @@ class PostgresDatastore:
                 return False
             return bool(found and found[0])
 
+    def _configure(self, connection: psycopg.Connection[Row]) -> None:
+        """Make a new connection fit to be used; refuse one to a primary that was replaced.
+
+        A commit is on disk when it is answered, here and where a standby must have it, whatever the
+        server's default. And whoever has seen the ledger on a promoted standby never writes to the
+        server that it took over from, nor reads there what nobody else has.
+        """
+        row = connection.execute(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN 0 ELSE "
+            "('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, "
+            "CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') "
+            "THEN set_config('synchronous_commit', 'on', false) END"
+        ).fetchone()
+        timeline = row[0] if row else 0
+        if 0 < timeline < self._timeline:
+            self._fenced = (
+                f"the server is on timeline {timeline}, and the ledger went on on timeline "
+                f"{self._timeline}: a standby was promoted in its place; keep it stopped"
+            )
+            raise psycopg.OperationalError(self._fenced)
+        self._timeline, self._fenced = max(timeline, self._timeline), None
+
     def _session(self) -> psycopg.Connection[Any]:
         """Return a connection of its own, for what lasts as long as a session."""
         return psycopg.connect(
@@ -405,14 +441,6 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _configure(connection: psycopg.Connection[Row]) -> None:
-    """See to it that a commit is on disk when it is answered, whatever the server's default."""
-    connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
-
-
 def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
     if connection.info.transaction_status != _IN_TRANSACTION:
         # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
@@ -424,13 +452,16 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
 
     connection.add_notice_handler(heed)
     try:
-        cursor = connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; COMMIT")
-        cursor.nextset()
+        cursor = connection.execute(
+            f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; {_CONFIRM}; COMMIT"
+        )
+        while cursor.nextset():
+            pass
         answer = cursor.statusmessage
-    except psycopg.OperationalError as error:
-        if connection.closed:
+    except psycopg.Error as error:
+        if _is_lost(connection, error):
             raise OutcomeUnknown(f"the connection was lost while committing: {error}") from error
-        raise
+        raise Unavailable(f"the database refused to commit: {error}") from error
     finally:
         connection.remove_notice_handler(heed)
     if warnings:
@@ -446,6 +477,23 @@ def _losing(connection: psycopg.Connection[Row]) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, OperationalError) as error:
-        if connection.closed:
+        if _is_lost(connection, error):
             raise Unavailable(f"the connection to the database was lost: {error}") from error
+        if _state(error)[:2] == "40":  # of a reader on a standby, say, that must go on replaying
+            raise Unavailable(f"the database ended the transaction: {error}") from error
         raise
+
+
+def _state(error: BaseException) -> str:
+    """Return the SQLSTATE of an error, or of the one that it was made of."""
+    return getattr(error, "sqlstate", None) or getattr(error.__cause__, "sqlstate", None) or ""
+
+
+def _is_lost(connection: psycopg.Connection[Row], error: BaseException) -> bool:
+    """Tell whether a connection is lost: broken, or the server said that it ends the session.
+
+    Between the two it is not known to be broken yet; from here on nobody uses it.
+    """
+    if not connection.closed and _state(error).startswith(_ENDED):
+        connection.close()
+    return connection.closed
