@@ -107,10 +107,14 @@ class Server:
         self._run("pg_ctl", "reload")
 
     def kill(self) -> None:
-        """Kill the server, which does nothing more; its sessions end when they notice."""
-        pid = self._pid()
-        os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{pid}").exists():
+        """Kill every process of the server, as when its host loses power."""
+        first = self._pid()
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        pids = [first, *map(int, children)]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(_is_running(pid) for pid in pids):
             os.sched_yield()
 
     def _pid(self) -> int:
@@ -142,6 +146,13 @@ class Server:
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
                 umask=0o077,
             )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Standby(Server):

@@ -314,6 +314,8 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
     )
     recorder.admit = signer.require_verified
+    feed = Feed(recorder, (index, keyring))
+    feed.on_loss = signer.mark_doubted
     policy = PolicyFile()
     if settings.witness_policy is not None:
         policy = read_witness_policy(settings.witness_policy)
@@ -334,7 +336,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         operators=operators,
         index=index,
         keyring=keyring,
-        feed=Feed(recorder, (index, keyring)),
+        feed=feed,
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,
