@@ -29,6 +29,7 @@ import pytest
 
 SERVER_VARIABLE: Final = "LEDGER_TEST_POSTGRES"
 BINARIES_VARIABLE: Final = "LEDGER_TEST_POSTGRES_BIN"
+QUICKLY: Final = ("--checkpoint=fast", "--no-sync")
 OTHER_USERS: Final = ("postgres", "nobody")  # PostgreSQL does not run as root
 
 
@@ -77,7 +78,9 @@ class Server:
         self.start()
 
     def _make(self) -> None:
-        self._run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres")
+        self._run(
+            "initdb", "--no-sync", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres"
+        )
 
     def configure(self, **settings: str) -> None:
         """Add settings; those of a running server count when it reloads them or starts again."""
@@ -116,6 +119,9 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         while any(_is_running(pid) for pid in pids):
             os.sched_yield()
+        # A process that nobody has waited for would pass for a server that runs.
+        (self.folder / "data" / "postmaster.pid").unlink()
+        Path(f"{self.socket}.lock").unlink()
 
     def _pid(self) -> int:
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
@@ -166,7 +172,7 @@ class Standby(Server):
 
     def _make(self) -> None:
         host = str(self._primary.folder)
-        self._run("pg_basebackup", "-h", host, "-U", "postgres", "--checkpoint=fast", "-R")
+        self._run("pg_basebackup", "-h", host, "-U", "postgres", "-R", *QUICKLY)
 
     def promote(self) -> None:
         """Make it a primary; returns when it is one."""

@@ -42,10 +42,9 @@ _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every 
 _ENDED: Final = ("57P", "08", "25P03")  # SQLSTATEs with which a server ends a session
 # A transaction that wrote nothing may answer with what an earlier one wrote. Where a standby must
 # confirm, this makes its commit wait for that, too: it confirms all that came before.
-_CONFIRM: Final = (
+_COMMIT_CONFIRMED: Final = (
     "SELECT pg_logical_emit_message(true, 'compliance-ledger', '') "
-    "WHERE pg_current_xact_id_if_assigned() IS NULL "
-    "AND current_setting('synchronous_standby_names') <> ''"
+    "WHERE pg_current_xact_id_if_assigned() IS NULL; COMMIT"
 )
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
@@ -192,14 +191,16 @@ class PostgresDatastore:
         begin = (
             f"BEGIN; SET LOCAL lock_timeout = {int(self.lock_timeout_s * 1000)}; "
             f"SET LOCAL idle_in_transaction_session_timeout = '{LOST_WRITER_S}s'; "
-            f"SELECT pg_advisory_xact_lock({_APPEND_LOCK})"
+            f"SELECT pg_advisory_xact_lock({_APPEND_LOCK}), "
+            "current_setting('synchronous_standby_names')"
         )
-        with self._connection(begin) as connection:
+        with self._connection(begin) as begun:
+            connection, row = begun.connection, begun.fetchone()
             self._writer, self._writing_thread, self._depth = connection, threading.get_ident(), 1
             try:
                 with _losing(connection):
                     yield PostgresCursor(connection.cursor())
-                _commit(connection, self.lock_timeout_s)
+                _commit(connection, self.lock_timeout_s if row and row[1] else None)
             except BaseException:
                 with suppress(psycopg.Error):  # a lost connection took its transaction with it
                     connection.execute("ROLLBACK")
@@ -233,8 +234,8 @@ class PostgresDatastore:
         if shared is not None:  # a query that calls another shares its snapshot
             yield PostgresCursor(shared.cursor())
             return
-        with self._connection("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
-            self._threads.reader = connection
+        with self._connection("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as begun:
+            connection = self._threads.reader = begun.connection
             try:
                 with _losing(connection):
                     yield PostgresCursor(connection.cursor())
@@ -244,8 +245,8 @@ class PostgresDatastore:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def _connection(self, begin: str) -> Iterator[psycopg.Connection[Row]]:
-        """Yield a connection on which a transaction was begun.
+    def _connection(self, begin: str) -> Iterator[psycopg.Cursor[Row]]:
+        """Yield the cursor on which a transaction was begun, at the last of its answers.
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
@@ -260,7 +261,9 @@ class PostgresDatastore:
                 raise Unavailable(f"no connection to {self.path}: {why}") from error
             try:
                 try:
-                    connection.execute(begin)
+                    begun = connection.execute(begin)
+                    while begun.nextset():
+                        pass
                 except psycopg.errors.LockNotAvailable as error:
                     with suppress(psycopg.Error):
                         connection.execute("ROLLBACK")
@@ -270,7 +273,7 @@ class PostgresDatastore:
                     lost = error
                     connection.close()
                     continue
-                yield connection
+                yield begun
                 return
             finally:
                 self._pool.putconn(connection)
@@ -441,7 +444,11 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
+def _commit(connection: psycopg.Connection[Row], confirmed_within_s: float | None) -> None:
+    """Commit; where a standby must confirm it, wait so long and no longer.
+
+    No timeout of the server's ends that wait, so it is cancelled. It is committed all the same.
+    """
     if connection.info.transaction_status != _IN_TRANSACTION:
         # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
         raise Unavailable("the transaction was rolled back by the database")
@@ -452,11 +459,13 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
 
     connection.add_notice_handler(heed)
     try:
-        cursor = connection.execute(
-            f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; {_CONFIRM}; COMMIT"
-        )
-        while cursor.nextset():
-            pass
+        if confirmed_within_s is None:
+            cursor = connection.execute("COMMIT")
+        else:
+            with _cancelled_after(connection, confirmed_within_s):
+                cursor = connection.execute(_COMMIT_CONFIRMED)
+                while cursor.nextset():
+                    pass
         answer = cursor.statusmessage
     except psycopg.Error as error:
         if _is_lost(connection, error):
@@ -469,6 +478,28 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
         raise NotConfirmed(f"the commit was not confirmed: {'; '.join(warnings)}")
     if answer != "COMMIT":
         raise Unavailable("the transaction was rolled back by the database")
+
+
+@contextmanager
+def _cancelled_after(connection: psycopg.Connection[Row], limit_s: float) -> Iterator[None]:
+    """Cancel what the server is doing for a connection when it takes longer than that."""
+    late = threading.Event()
+
+    def cancel() -> None:
+        late.set()
+        with suppress(psycopg.Error):
+            connection.cancel()
+
+    timer = threading.Timer(limit_s, cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if late.is_set():
+            connection.close()  # or the cancelling could meet what is asked on it next
 
 
 @contextmanager
