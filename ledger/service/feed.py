@@ -15,6 +15,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Final, Protocol
 
 from ledger.domain.errors import Behind, LedgerError, LogNotVerified, Unavailable
@@ -22,6 +23,10 @@ from ledger.domain.events import Recorded
 from ledger.store.recorder import LedgerRecorder
 
 MIN_POSITION_WAIT_S: Final = 2.0  # how long a request waits to have applied Ledger-Min-Position
+STANDBY_PAUSE_S: Final = 0.02  # between two looks at a standby, which tells nobody of its news
+
+asked_position: ContextVar[int] = ContextVar("asked_position", default=0)
+"""The position that the request at hand wants its answer to include."""
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import psycopg
@@ -36,6 +36,7 @@ POOL_MAX: Final = 20  # of one process: more readers at a time would only wait f
 CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
+LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
@@ -128,6 +129,9 @@ class PostgresCursor(Cursor):
         return self.postgres_cursor.fetchone()
 
 
+_Pool: TypeAlias = ConnectionPool[psycopg.Connection[Row]]
+
+
 class PostgresDatastore:
     """Connections to one database: one writes, and one reads in each thread that does.
 
@@ -139,7 +143,9 @@ class PostgresDatastore:
     refusals: ClassVar[tuple[type[Exception], ...]] = (psycopg.IntegrityError,)
     failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.OperationalError,)
 
-    def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, standby: str | None = None, lock_timeout_s: float = LOCK_TIMEOUT_S
+    ) -> None:
         self.address = url
         self.path = without_password(url)
         self.lock_timeout_s = lock_timeout_s
@@ -153,21 +159,8 @@ class PostgresDatastore:
         self._leading = threading.Lock()
         self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
         self._fenced: str | None = None
-        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
-            url,
-            kwargs={
-                "autocommit": True,
-                "row_factory": _rows,
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "application_name": "compliance-ledger",
-            },
-            configure=self._configure,
-            min_size=1,
-            max_size=POOL_MAX,
-            timeout=CONNECT_TIMEOUT_S,
-            reconnect_timeout=CONNECT_TIMEOUT_S,
-            open=True,
-        )
+        self._pool = _pool(url, self._configure)
+        self._standby = None if standby is None else _pool(standby)
 
     @contextmanager
     def transaction(self, *, commit: bool) -> Iterator[PostgresCursor]:
@@ -183,7 +176,20 @@ class PostgresDatastore:
             assert self._writer is not None
             yield PostgresCursor(self._writer.cursor())
         else:
-            with self._snapshot() as cursor:
+            with self._snapshot(self._pool) as cursor:
+                yield cursor
+
+    @contextmanager
+    def answering(self) -> Iterator[PostgresCursor]:
+        """Yield a cursor on a snapshot to answer a question from: of the standby, if one is set.
+
+        Whatever the same thread reads inside it, it reads in that snapshot.
+        """
+        if self._standby is None or self._writing_thread == threading.get_ident():
+            with self.transaction(commit=False) as cursor:
+                yield cursor
+        else:
+            with self._snapshot(self._standby) as cursor:
                 yield cursor
 
     @contextmanager
@@ -194,7 +200,7 @@ class PostgresDatastore:
             f"SELECT pg_advisory_xact_lock({_APPEND_LOCK}), "
             "current_setting('synchronous_standby_names')"
         )
-        with self._connection(begin) as begun:
+        with self._connection(self._pool, begin) as begun:
             connection, row = begun.connection, begun.fetchone()
             self._writer, self._writing_thread, self._depth = connection, threading.get_ident(), 1
             try:
@@ -229,12 +235,13 @@ class PostgresDatastore:
             self._depth = depth
 
     @contextmanager
-    def _snapshot(self) -> Iterator[PostgresCursor]:
+    def _snapshot(self, pool: _Pool) -> Iterator[PostgresCursor]:
         shared: psycopg.Connection[Row] | None = getattr(self._threads, "reader", None)
         if shared is not None:  # a query that calls another shares its snapshot
             yield PostgresCursor(shared.cursor())
             return
-        with self._connection("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as begun:
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        with self._connection(pool, begin) as begun:
             connection = self._threads.reader = begun.connection
             try:
                 with _losing(connection):
@@ -245,20 +252,21 @@ class PostgresDatastore:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def _connection(self, begin: str) -> Iterator[psycopg.Cursor[Row]]:
+    def _connection(self, pool: _Pool, begin: str) -> Iterator[psycopg.Cursor[Row]]:
         """Yield the cursor on which a transaction was begun, at the last of its answers.
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
+        name = without_password(str(pool.conninfo))
         lost: psycopg.Error | None = None
         for _ in range(POOL_MAX + 1):
             try:
-                connection = self._pool.getconn()
+                connection = pool.getconn()
             except PoolClosed:
                 raise Unavailable("the store was closed") from None
             except PoolTimeout as error:
                 why = self._fenced or str(error)
-                raise Unavailable(f"no connection to {self.path}: {why}") from error
+                raise Unavailable(f"no connection to {name}: {why}") from error
             try:
                 try:
                     begun = connection.execute(begin)
@@ -276,8 +284,8 @@ class PostgresDatastore:
                 yield begun
                 return
             finally:
-                self._pool.putconn(connection)
-        raise Unavailable(f"every connection to {self.path} is lost: {lost}") from lost
+                pool.putconn(connection)
+        raise Unavailable(f"every connection to {name} is lost: {lost}") from lost
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing and we may. Raises ``Unavailable`` otherwise.
@@ -386,6 +394,8 @@ class PostgresDatastore:
             try:
                 if self._leader is None:
                     self._leader = self._session()
+                    # A holder that hangs, or whose host is gone, says nothing and loses the lock.
+                    self._leader.execute(f"SET idle_session_timeout = '{LEASE_S}s'")
                 found = self._leader.execute(
                     "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' "
                     f"AND objid = {_LEADER_LOCK} AND pid = pg_backend_pid() AND granted) "
@@ -433,9 +443,29 @@ class PostgresDatastore:
         """Close every connection, once nobody writes; from then on nobody can."""
         with self.turn:
             self._pool.close()
+            if self._standby is not None:
+                self._standby.close()
         for connection in (self._listener, self._leader):
             if connection is not None:
                 connection.close()
+
+
+def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None = None) -> _Pool:
+    return ConnectionPool(
+        url,
+        kwargs={
+            "autocommit": True,
+            "row_factory": _rows,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "compliance-ledger",
+        },
+        configure=configure,
+        min_size=1,
+        max_size=POOL_MAX,
+        timeout=CONNECT_TIMEOUT_S,
+        reconnect_timeout=CONNECT_TIMEOUT_S,
+        open=True,
+    )
 
 
 def without_password(url: str) -> str:

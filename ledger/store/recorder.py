@@ -110,6 +110,12 @@ class Store(Protocol):
         ``OutcomeUnknown`` when it cannot tell whether it committed.
         """
 
+    def answering(self) -> AbstractContextManager[Cursor]:
+        """Yield a cursor on a snapshot to answer a question from: of a standby, if one is set.
+
+        Whatever the same thread reads inside it, it reads in that snapshot.
+        """
+
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
 
