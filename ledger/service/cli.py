@@ -699,7 +699,7 @@ def export(
     from ledger.tlog.note import parse_note
     from ledger.tlog.tiles import Tile
 
-    with _existing(_settings()) as service, service.reading() as (c, _):
+    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
         note = service.log.newest_checkpoint(c)
         if note is None:
             raise InvalidValue("nothing was signed yet; start the service, which signs")
@@ -842,7 +842,7 @@ def wrongful(
     path = log or settings.decision_log
     if path is None or not path.is_file():
         raise InvalidValue(f"there is no decision log at {path}; name one with --log")
-    with _existing(settings) as service, service.reading() as (c, _):
+    with _existing(settings) as service, service.reading(newest=True) as (c, _):
         if service.conduct.stream_of(c, violation) is None:
             raise NotFound(f"no violation {violation!r} is recorded")
         suspensions = frozenset(id_ for _, id_ in service.access.resting_on(c, violation))
@@ -905,7 +905,7 @@ def issue_key(
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """List operators and their keys; never a key itself."""
-    with _existing(_settings()) as service, service.reading() as (c, _):
+    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
         found: list[Any] = service.operators.operators(c, after="", limit=100_000)
         now = service.clock()
     if as_json:

@@ -17,11 +17,11 @@ from typing import Literal
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
-from ledger.domain.errors import InvalidValue, NotFound, Unavailable
+from ledger.domain.errors import Behind, InvalidValue, NotFound, Unavailable
 from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
-from ledger.service.feed import Feed
+from ledger.service.feed import MIN_POSITION_WAIT_S, STANDBY_PAUSE_S, Feed, asked_position
 from ledger.service.limiter import Limiter
 from ledger.service.projection_check import ProjectionCheck
 from ledger.service.settings import Settings
@@ -148,10 +148,24 @@ class Service:
         return max(self.clock_us(), self.index.recorded_at)
 
     @contextmanager
-    def reading(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield a cursor on one snapshot of the store, and the position of that snapshot."""
-        with self.recorder.store.transaction(commit=False) as cursor:
-            yield cursor, self.recorder.position
+    def reading(self, *, newest: bool = False, at_least: int = 0) -> Iterator[tuple[Cursor, int]]:
+        """Yield a cursor on one snapshot of the store, and the position of that snapshot.
+
+        It is the standby's where one is set, unless the ``newest`` is asked for. It has the
+        position that the request names. Given ``at_least``, it is waited for to have that, too.
+        Raises ``Behind``.
+        """
+        store, until = self.recorder.store, time.monotonic() + MIN_POSITION_WAIT_S
+        while True:
+            with store.transaction(commit=False) if newest else store.answering() as cursor:
+                head = self.recorder.position
+                if head < asked_position.get() or (head < at_least and time.monotonic() > until):
+                    needed = max(at_least, asked_position.get())
+                    raise Behind(f"position {needed} is asked for, and what is read ends at {head}")
+                if head >= at_least:
+                    yield cursor, head
+                    return
+            time.sleep(STANDBY_PAUSE_S)
 
     def require_modest_role(self) -> None:
         """Raise ``InvalidValue`` when the database's role could change what is recorded."""
@@ -163,6 +177,22 @@ class Service:
                     f"{power}, so nothing keeps this service from changing what is recorded; serve "
                     "with a member of ledger_writer, or set LEDGER_ALLOW_OWNER to true"
                 )
+
+    def require_own_standby(self) -> None:
+        """Raise ``InvalidValue`` when what is read from is a standby of another ledger."""
+        if self.settings.read_url is None:
+            return
+        firsts = []
+        try:
+            for newest in (True, False):
+                with self.reading(newest=newest) as (c, _):
+                    firsts.append(self.log.leaf_hashes(c, 0, 1))
+        except Unavailable as error:
+            log.warning("the standby cannot be read just now: %s", error)
+            return
+        first, there = firsts
+        if there and there != first:
+            raise InvalidValue("LEDGER_READ_URL names a standby of another ledger")
 
     def open(self) -> str:
         """Make the log's key and open the ledger; returns the public key.
@@ -223,6 +253,7 @@ class Service:
         Returns how many keys the vault lacks that no erasure destroyed.
         """
         self.require_modest_role()
+        self.require_own_standby()
         position = self.load()
         self.ledger.shred()
         lost = self.lost_keys()
@@ -282,7 +313,7 @@ def open_store(settings: Settings) -> Store:
     try:
         settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
         if path is None:
-            return PostgresDatastore(settings.database_url)
+            return PostgresDatastore(settings.database_url, standby=settings.read_url)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
@@ -326,6 +357,8 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
     )
     recorder.admit = signer.require_verified
+    feed = Feed(recorder, (index, keyring))
+    feed.on_loss = signer.mark_doubted
     policy = PolicyFile()
     if settings.witness_policy is not None:
         policy = read_witness_policy(settings.witness_policy)
@@ -346,7 +379,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         operators=operators,
         index=index,
         keyring=keyring,
-        feed=Feed(recorder, (index, keyring)),
+        feed=feed,
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,

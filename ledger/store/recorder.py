@@ -22,7 +22,7 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from ledger.domain.errors import OutcomeUnknown, Unavailable, UnknownFact
+from ledger.domain.errors import LogNotVerified, OutcomeUnknown, Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
 from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
@@ -119,6 +119,12 @@ class Store(Protocol):
         ``OutcomeUnknown`` when it cannot tell whether it committed.
         """
 
+    def answering(self) -> AbstractContextManager[Cursor]:
+        """Yield a cursor on a snapshot to answer a question from: of a standby, if one is set.
+
+        Whatever the same thread reads inside it, it reads in that snapshot.
+        """
+
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
 
@@ -167,6 +173,8 @@ class LedgerRecorder(ApplicationRecorder):
         self._traces: list[tuple[str, tuple[Any, ...]]] = []
         self._level = 0
         self._head = (0, _BEGINNING)
+        self.newest = 0
+        """The newest position that this process has seen: nothing is appended before it."""
 
     def statements(self) -> list[str]:
         """Return what makes the tables of the ledger, its log and its projections."""
@@ -209,6 +217,7 @@ class LedgerRecorder(ApplicationRecorder):
                 with self.store.transaction(commit=True) as cursor:
                     if level == 0:
                         self._head = self._read_head(cursor)
+                        self.require_nothing_lost(self._head[0])
                     yield cursor
             except BaseException as error:
                 unknown = isinstance(error, OutcomeUnknown)
@@ -226,7 +235,22 @@ class LedgerRecorder(ApplicationRecorder):
                 recorded, self._pending = self._pending, []
                 self._traces = []
                 if recorded:
+                    self.newest = max(self.newest, recorded[-1].position)
                     self.committed(recorded)
+
+    def require_nothing_lost(self, head: int) -> None:
+        """Raise ``LogNotVerified`` when the ledger ends before what this process has seen of it.
+
+        So it is after a standby took over that had not received all, or an older file was put in
+        place: what would be appended would take the positions of facts that were acted upon.
+        """
+        if head < self.newest:
+            raise LogNotVerified(
+                f"position {self.newest} was recorded, and the database ends at {head}: it lost "
+                f"events {head + 1} to {self.newest}. Stop every process and put back a copy that "
+                "has them; when there is none, compliance-ledger recover --accept-loss goes on "
+                "without those that were signed, and a restart without those that were not"
+            )
 
     def _was_recorded(self) -> bool | None:
         """Find out what became of a commit whose answer was lost, by the last row it wrote.
