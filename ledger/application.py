@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Literal, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast
 
 from eventsourcing.persistence import IntegrityError
 
@@ -114,6 +115,18 @@ class Once:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a command will look at, which is then read at once for all that share a transaction.
+
+    It saves time and decides nothing: what is not foreseen is read when it is looked at.
+    """
+
+    command: tuple[str, str] | None = None
+    """The operator and the idempotency key."""
+    subjects: Sequence[Subject] = ()
+
+
 Outcome = Literal["recorded", "repeated", "unchanged"]
 
 
@@ -144,6 +157,19 @@ Decision = Callable[[datetime], Event | Recorded]
 Consequences = Callable[[Recorded, datetime], Iterable[Event]]
 
 
+@dataclass(slots=True)
+class _Folded(Generic[FoldedT]):
+    """A stream folded up to a version, and when that was known to be all of it."""
+
+    state: FoldedT
+    version: int = 0
+    generation: int = -1
+
+    def evolve(self, recorded: Recorded) -> None:
+        self.state.evolve(recorded)
+        self.version = recorded.version
+
+
 class _HalfDone(Exception):
     """A command failed after it had written something, among others that have no savepoints."""
 
@@ -163,7 +189,7 @@ class Ledger:
         self.finder = finder
         self.vault = vault
         self._entropy = entropy
-        self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
+        self._folded: OrderedDict[str, _Folded[Any]] = OrderedDict()
         self._appended = 0
         self._apart = True  # whether a command inside another transaction has its own savepoint
 
@@ -324,7 +350,7 @@ class Ledger:
                 now=now,
             )
             for group in scope.groups:
-                if not self.recorder.stream(f"group/{group}"):
+                if not self._fold(f"group/{group}", Catalogue).groups:
                     raise UnknownGroup(f"no group {group!r} was defined", field="/scope/resources")
             return event
 
@@ -697,39 +723,74 @@ class Ledger:
         with self._transaction():
             yield
 
-    def run_together(self, commands: Sequence[Callable[[], T]]) -> list[T | Exception]:
+    def run_together(
+        self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen] = ()
+    ) -> list[T | Exception]:
         """Run commands in one transaction; return what each returned, or why it was refused.
 
         Raises when the transaction fails: then nothing of any of them is recorded.
         """
         try:
-            return self._run_each(commands, apart=False)
+            return self._run_joined(commands, foreseen)
         except _HalfDone:
-            return self._run_each(commands, apart=True)
+            with self._transaction():
+                return [self._outcome_of(command) for command in commands]
 
-    def _run_each(self, commands: Sequence[Callable[[], T]], *, apart: bool) -> list[T | Exception]:
-        """Run commands in one transaction: each in a savepoint (``apart``), or all in none.
+    def _run_joined(
+        self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen]
+    ) -> list[T | Exception]:
+        """Run commands in one transaction that reads for all and writes for all.
 
-        A savepoint for each costs a tenth of it, and nearly always has nothing to take back: what a
+        None of them has a savepoint, which nearly always would have nothing to take back: what a
         rule refuses has written nothing. Raises ``_HalfDone`` where one would have been needed.
         """
         results: list[T | Exception] = []
         with self._transaction():
-            self._apart = apart
+            self._read_ahead(foreseen)
+            self._apart = False
             try:
-                for command in commands:
-                    before = self._appended
-                    try:
-                        results.append(command())
-                    except Exception as error:
+                with self.recorder.store.holding():
+                    for command in commands:
+                        before = self._appended
+                        outcome = self._outcome_of(command)
+                        results.append(outcome)
                         # What the database refused, it may have answered by rolling back all.
-                        refused = isinstance(error, LedgerError) and self._appended == before
-                        if not apart and not refused:
-                            raise _HalfDone from error
-                        results.append(error)
+                        if isinstance(outcome, Exception) and (
+                            self._appended != before or not isinstance(outcome, LedgerError)
+                        ):
+                            raise _HalfDone from outcome
+            except (LedgerError, _HalfDone):
+                raise
+            except Exception as error:
+                raise _HalfDone from error  # whose insert it was that was held back, nobody knows
             finally:
                 self._apart = True
         return results
+
+    @staticmethod
+    def _outcome_of(command: Callable[[], T]) -> T | Exception:
+        try:
+            return command()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the command's own
+            return error
+
+    def _read_ahead(self, foreseen: Sequence[Foreseen]) -> None:
+        self.recorder.read_ahead(each.command for each in foreseen if each.command)
+        subjects = {subject for each in foreseen for subject in each.subjects}
+        kept = {
+            f"subject/{each.key}": self._kept(f"subject/{each.key}", partial(Record, each))
+            for each in subjects
+        }
+        behind = {
+            stream: each
+            for stream, each in kept.items()
+            if each.generation != self.recorder.generation
+        }
+        versions = {stream: each.version for stream, each in behind.items()}
+        for recorded in self.recorder.newer(versions):
+            behind[recorded.stream].evolve(recorded)
+        for each in behind.values():
+            each.generation = self.recorder.generation
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -803,16 +864,24 @@ class Ledger:
     def _append(
         self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
     ) -> Recorded:
+        stream = event.stream
+        kept = self._folded.get(stream)
+        if kept is not None and kept.generation != self.recorder.generation:
+            kept = None
         with self.recorder.store.transaction(commit=False) as c:
-            c.execute(
-                "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (event.stream,)
-            )
-            version = c.fetchone()[0] + 1
+            if kept is None:
+                c.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,))
+                version = (c.fetchone()[0] or 0) + 1
+            else:
+                version = kept.version + 1
             if isinstance(event, SubjectEvent):
                 event = self.vault.seal(event, version)
-            draft = Draft(event, by, caused_by)
             self._appended += 1
-            return self.recorder.append(c, Placed(event.stream, version, draft), now)
+            placed = Placed(stream, version, Draft(event, by, caused_by))
+            recorded = self.recorder.append(c, placed, now)
+        if kept is not None:
+            kept.evolve(recorded)
+        return recorded
 
     def _new_id(self, prefix: str, now: datetime) -> str:
         return sortable_id(prefix, now, self._entropy(10))
@@ -829,16 +898,23 @@ class Ledger:
         return self._fold(f"operator/{operator}", lambda: Operator(operator))
 
     def _fold(self, stream: str, new: Callable[[], FoldedT]) -> FoldedT:
-        """Return a stream folded up to now; only its events since the last time are read."""
-        version, folded = self._folded.pop(stream, (0, None))
-        current: FoldedT = new() if folded is None else cast("FoldedT", folded)
-        for recorded in self.recorder.stream(stream, after=version):
-            current.evolve(recorded)
-            version = recorded.version
-        self._folded[stream] = (version, current)
-        if len(self._folded) > FOLDED_STREAMS_MAX:
-            self._folded.popitem(last=False)
-        return current
+        """Return a stream folded up to now; only what others added since the last time is read."""
+        kept = self._kept(stream, new)
+        if kept.generation != self.recorder.generation:
+            for recorded in self.recorder.stream(stream, after=kept.version):
+                kept.evolve(recorded)
+            kept.generation = self.recorder.generation
+        return kept.state
+
+    def _kept(self, stream: str, new: Callable[[], FoldedT]) -> _Folded[FoldedT]:
+        """Return a stream as it is folded so far."""
+        kept: _Folded[FoldedT] | None = self._folded.get(stream)
+        if kept is None:
+            kept = self._folded[stream] = _Folded(new())
+            if len(self._folded) > FOLDED_STREAMS_MAX:
+                self._folded.popitem(last=False)
+        self._folded.move_to_end(stream)
+        return kept
 
     def _stream_of(self, id_: str, prefix: str) -> str:
         stream = self.finder.stream_of(id_) if id_.startswith(prefix) else None

@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 
 from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
+from ledger.store.held import HeldInserts, Row
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
@@ -36,6 +37,24 @@ def write_transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+class HoldingCursor(SQLiteCursor):
+    """A cursor that holds inserts back."""
+
+    def __init__(self, cursor: sqlite3.Cursor, held: HeldInserts) -> None:
+        super().__init__(cursor)
+        self._held = held
+
+    def execute(self, statement: str | bytes, params: Any = ()) -> None:
+        """Hold an insert back, or execute a statement after what it may read."""
+        if not self._held.takes(str(statement), params):
+            self.sqlite_cursor.execute(statement, params)
+
+    def executemany(self, statement: str, params: Any) -> None:
+        """Hold each insert back, or execute a statement once for each row of values."""
+        for row in params:
+            self.execute(statement, row)
 
 
 class LedgerDatastore(SQLiteDatastore):
@@ -57,6 +76,7 @@ class LedgerDatastore(SQLiteDatastore):
         self._writer: sqlite3.Connection | None = None
         self._writing_thread: int | None = None
         self._depth = 0
+        self._held: HeldInserts | None = None
         self._threads = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._idle = threading.Condition()
@@ -77,7 +97,7 @@ class LedgerDatastore(SQLiteDatastore):
                 yield cursor
         elif self._writing_thread == threading.get_ident():
             assert self._writer is not None
-            yield SQLiteCursor(self._writer.cursor())
+            yield self._cursor(self._writer)
         else:
             with self._snapshot() as cursor:
                 yield cursor
@@ -101,17 +121,23 @@ class LedgerDatastore(SQLiteDatastore):
         if depth and not connection.in_transaction:
             # The disk was full, say, and all is rolled back: what comes now must not stand alone.
             raise Unavailable("the transaction was rolled back by the database")
+        if self._held is not None:
+            self._held.send()  # what comes before a savepoint is not rolled back with it
         try:
             connection.execute(begin)
         except sqlite3.OperationalError as error:
             raise StoreBusy(f"no write lock within {self.lock_timeout_s} s: {error}") from error
         self._depth, self._writing_thread = depth + 1, threading.get_ident()
         try:
-            yield SQLiteCursor(connection.cursor())
+            yield self._cursor(connection)
+            if self._held is not None:
+                self._held.send()
             connection.execute(commit)
             if depth == 0:
                 self.fault = None
         except BaseException as error:
+            if self._held is not None:
+                self._held.forget()
             # A failed COMMIT leaves the transaction open or already rolled back; it ends here.
             if connection.in_transaction:
                 for statement in roll_back:
@@ -129,6 +155,21 @@ class LedgerDatastore(SQLiteDatastore):
             self._depth = depth
             if depth == 0:
                 self._writing_thread = None
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold inserts back inside a write transaction, and send them at the end."""
+        assert self._writer is not None
+        self._held = HeldInserts(self._writer.executemany)
+        try:
+            yield
+            self._held.send()
+        finally:
+            self._held = None
+
+    def _cursor(self, connection: sqlite3.Connection) -> SQLiteCursor:
+        cursor = connection.cursor()
+        return SQLiteCursor(cursor) if self._held is None else HoldingCursor(cursor, self._held)
 
     @contextmanager
     def _snapshot(self) -> Iterator[SQLiteCursor]:

@@ -50,12 +50,12 @@ from ledger.service.http.route import (
     answer_of,
     authenticate,
     author_of,
+    begin,
     check_media_type,
     fingerprint,
     is_header_id,
     receipt_of,
     router,
-    run_and_read,
     service_of,
     status_of_done,
     strict_json,
@@ -277,8 +277,7 @@ def _begin(request: Request, by: Author, number: int, text: bytes) -> _Line:
         once = None
         if asked.idempotency_key is not None:
             once = Once(asked.idempotency_key, fingerprint(asked.method, path, asked.body))
-        service = service_of(request)
-        waiting = service.writer.begin(lambda: run_and_read(service, command, by, once))
+        waiting = begin(service_of(request), command, by, once)
     except LedgerError as error:
         return _Line(number, error)
     return _Line(number, (command, waiting))

@@ -7,6 +7,7 @@ limit.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from prometheus_client import Counter
 
-from ledger.application import Done, Once
+from ledger.application import Done, Foreseen, Once
 from ledger.domain.errors import Conflict, InvalidValue, NotFound, Refused
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
@@ -431,6 +432,8 @@ class Command:
 
     run: Callable[[Author, Once | None], Done]
     afterwards: Callable[[], object] | None = None
+    subjects: Sequence[Subject] = ()
+    """Whose records the decision will look at, as far as the request says it."""
 
 
 async def _run(request: Request, command: Command) -> Response:
@@ -444,7 +447,7 @@ async def _run(request: Request, command: Command) -> Response:
     counted: Counter = request.app.state.monitor.metrics.commands
     route = f"{request.method} {request.scope['route'].path}"
     try:
-        done, leaf_hash = await service.writer.run(lambda: run_and_read(service, command, by, once))
+        done, leaf_hash = await begin(service, command, by, once)
     except Exception as error:
         refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
         counted.labels(route, "refused" if refused else "failed").inc()
@@ -458,13 +461,17 @@ async def _run(request: Request, command: Command) -> Response:
     return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
 
 
-def run_and_read(
+def begin(
     service: Service, command: Command, by: Author, once: Once | None
-) -> tuple[Done, bytes]:
-    """Run a command on the writer's thread; return what it led to, and the leaf of that."""
-    done = command.run(by, once)
-    with service.recorder.store.transaction(commit=False) as c:
-        return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
+) -> asyncio.Future[tuple[Done, bytes]]:
+    """Let a command wait for its turn; it leads to what it did, and the leaf of that."""
+
+    def run() -> tuple[Done, bytes]:
+        done = command.run(by, once)
+        return done, service.recorder.leaf_hash(done.recorded.position)
+
+    key = (by.operator, once.key) if once else None
+    return service.writer.begin(run, Foreseen(key, command.subjects))
 
 
 def status_of_done(done: Done) -> int:
