@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
-from eventsourcing.persistence import IntegrityError
+from eventsourcing.persistence import Cursor, IntegrityError
 
 from ledger.domain.catalogue import Catalogue, define_group, list_resource
 from ledger.domain.errors import (
@@ -191,7 +191,8 @@ class Ledger:
         self._entropy = entropy
         self._folded: OrderedDict[str, _Folded[Any]] = OrderedDict()
         self._appended = 0
-        self._apart = True  # whether a command inside another transaction has its own savepoint
+        self._joined: Cursor | None = None
+        """While commands run that have no savepoints: the cursor of their transaction."""
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -422,7 +423,7 @@ class Ledger:
         Deciding under the write lock makes it happen once, however many processes try.
         """
         served: list[Recorded] = []
-        with self._transaction():
+        with self._transaction() as c:
             now = self.recorder.now()
             for suspension in suspensions:
                 record = self._holding(suspension)
@@ -431,7 +432,9 @@ class Ledger:
                 )
                 if event:
                     cause = record.suspension(suspension).end_set_by
-                    served.append(self._append(event, by=SYSTEM_AUTHOR, now=now, caused_by=cause))
+                    served.append(
+                        self._append(c, event, by=SYSTEM_AUTHOR, now=now, caused_by=cause)
+                    )
         return served
 
     # --- sealed data ------------------------------------------------------------------------------
@@ -441,7 +444,7 @@ class Ledger:
 
         What was erased is left out; when nothing is left, nothing is shown and nothing recorded.
         """
-        with self._transaction():
+        with self._transaction() as c:
             shown = _held(self.recorder.event(position))
             keys = {one.key for _, one in shown.event.sealed_fields() if isinstance(one, Sealed)}
             erased = set(self.finder.erased_keys(keys))
@@ -458,7 +461,7 @@ class Ledger:
                     shown_stream=shown.stream,
                     fields=tuple(texts),
                 )
-                self._append(event, by=by, now=self.recorder.now())
+                self._append(c, event, by=by, now=self.recorder.now())
         return texts
 
     def place_hold(
@@ -747,9 +750,8 @@ class Ledger:
         results: list[T | Exception] = []
         with self._transaction():
             self._read_ahead(foreseen)
-            self._apart = False
             try:
-                with self.recorder.store.holding():
+                with self.recorder.store.holding() as self._joined:
                     for command in commands:
                         before = self._appended
                         outcome = self._outcome_of(command)
@@ -758,13 +760,13 @@ class Ledger:
                         if isinstance(outcome, Exception) and (
                             self._appended != before or not isinstance(outcome, LedgerError)
                         ):
-                            raise _HalfDone from outcome
+                            raise _HalfDone from outcome  # noqa: TRY301 - it ends the block
             except (LedgerError, _HalfDone):
                 raise
             except Exception as error:
                 raise _HalfDone from error  # whose insert it was that was held back, nobody knows
             finally:
-                self._apart = True
+                self._joined = None
         return results
 
     @staticmethod
@@ -793,16 +795,16 @@ class Ledger:
             each.generation = self.recorder.generation
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[Cursor]:
         # The turn is kept until the cache is cleared, or another thread could decide on it first.
         with self.recorder.store.turn:
-            if not self._apart:
-                yield
+            if self._joined is not None:
+                yield self._joined
                 return
             before = self._appended
             try:
-                with self.recorder.transaction():
-                    yield
+                with self.recorder.transaction() as c:
+                    yield c
             except IntegrityError as error:
                 # Only somebody who wrote around the lock can have taken the place of this event.
                 self._folded.clear()
@@ -822,8 +824,8 @@ class Ledger:
         consequences: Consequences | None = None,
         caused_by: Callable[[], int] | None = None,
     ) -> Done:
-        with self._transaction():
-            if once and (before := self._done_before(by, once)):
+        with self._transaction() as c:
+            if once and (before := self._done_before(c, by, once)):
                 return before
             now = self.recorder.now()
             decided = decide(now)
@@ -831,26 +833,24 @@ class Ledger:
                 done = Done(decided, "unchanged")
             else:
                 led_by = caused_by() if caused_by else None
-                done = Done(self._append(decided, by=by, now=now, caused_by=led_by))
+                done = Done(self._append(c, decided, by=by, now=now, caused_by=led_by))
                 if consequences:
                     cause = done.recorded.position
                     for event in consequences(done.recorded, now):
-                        self._append(event, by=by, now=now, caused_by=cause)
+                        self._append(c, event, by=by, now=now, caused_by=cause)
             if once:
-                with self.recorder.store.transaction(commit=False) as c:
-                    self.recorder.remember_command(
-                        c,
-                        by.operator,
-                        once.key,
-                        once.fingerprint,
-                        done.recorded.position,
-                        recorded=done.outcome == "recorded",
-                    )
+                self.recorder.remember_command(
+                    c,
+                    by.operator,
+                    once.key,
+                    once.fingerprint,
+                    done.recorded.position,
+                    recorded=done.outcome == "recorded",
+                )
             return done
 
-    def _done_before(self, by: Author, once: Once) -> Done | None:
-        with self.recorder.store.transaction(commit=False) as c:
-            found = self.recorder.find_command(c, by.operator, once.key)
+    def _done_before(self, c: Cursor, by: Author, once: Once) -> Done | None:
+        found = self.recorder.find_command(c, by.operator, once.key)
         if found is None:
             return None
         fingerprint, position, recorded = found
@@ -862,23 +862,22 @@ class Ledger:
         return Done(before, "repeated" if recorded else "unchanged")
 
     def _append(
-        self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
+        self, c: Cursor, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
     ) -> Recorded:
         stream = event.stream
         kept = self._folded.get(stream)
-        if kept is not None and kept.generation != self.recorder.generation:
+        if kept is not None and kept.generation == self.recorder.generation:
+            version = kept.version + 1
+        else:
             kept = None
-        with self.recorder.store.transaction(commit=False) as c:
-            if kept is None:
-                c.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,))
-                version = (c.fetchone()[0] or 0) + 1
-            else:
-                version = kept.version + 1
-            if isinstance(event, SubjectEvent):
-                event = self.vault.seal(event, version)
-            self._appended += 1
-            placed = Placed(stream, version, Draft(event, by, caused_by))
-            recorded = self.recorder.append(c, placed, now)
+            c.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,))
+            version = (c.fetchone()[0] or 0) + 1
+        if isinstance(event, SubjectEvent):
+            event = self.vault.seal(event, version)
+        self._appended += 1
+        recorded = self.recorder.append(
+            c, Placed(stream, version, Draft(event, by, caused_by)), now
+        )
         if kept is not None:
             kept.evolve(recorded)
         return recorded

@@ -16,7 +16,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 ROWS_TOGETHER: Final = 5_000  # of one table that are held: some megabytes
-_INSERT: Final = re.compile(r"INSERT INTO (?:\w+\.)?(\w+)\b(?!.*\b(?:SELECT|RETURNING)\b)", re.S)
+_INSERT: Final = re.compile(
+    r"INSERT INTO (?:\w+\.)?(\w+)\b(?!.*\b(?:SELECT|RETURNING)\b)", re.DOTALL
+)
 _WORDS: Final = re.compile(r"\w+")
 
 Row = Sequence[Any]

@@ -29,7 +29,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ledger.domain.errors import NotConfirmed, OutcomeUnknown, StoreBusy, Unavailable
-from ledger.store.held import HeldInserts, Row as HeldRow
+from ledger.store.held import HeldInserts
+from ledger.store.held import Row as HeldRow
 from ledger.store.postgres_schema import schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
@@ -237,13 +238,13 @@ class PostgresDatastore:
             self._depth = depth
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self) -> Iterator[PostgresCursor]:
         """Hold inserts back inside a write transaction, and send them at the end."""
         assert self._writer is not None
         connection = self._writer
         self._held = HeldInserts(lambda statement, rows: _insert(connection, statement, rows))
         try:
-            yield
+            yield PostgresCursor(connection.cursor(), self._held)
             with _losing(connection):
                 self._held.send()
         finally:
@@ -431,9 +432,7 @@ class PostgresDatastore:
                 connection.close()
 
 
-def _insert(
-    connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]
-) -> None:
+def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]) -> None:
     """Insert many rows: as a copy, or one by one without waiting where some may be there."""
     insert = _COPYABLE.fullmatch(statement)
     with connection.cursor() as cursor:

@@ -116,7 +116,7 @@ class Store(Protocol):
         ``OutcomeUnknown`` when it cannot tell whether it committed.
         """
 
-    def holding(self) -> AbstractContextManager[None]:
+    def holding(self) -> AbstractContextManager[Cursor]:
         """Hold inserts back inside a write transaction, and send them at the end.
 
         What reads their tables is sent after them. An insert that is refused may so be refused by

@@ -27,7 +27,7 @@ from eventsourcing.persistence import Cursor
 from ledger.store.held import HeldInserts
 from ledger.store.projection import Projection
 from ledger.store.recorder import LedgerRecorder, Store
-from ledger.store.sqlite import HoldingCursor
+from ledger.store.sqlite import HoldingCursor, insert
 from ledger.store.streaming import streamed
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
@@ -158,7 +158,7 @@ def _replay(
                 if "CREATE INDEX" not in statement:
                     connection.execute(statement)
         connection.execute("BEGIN")
-        held = HeldInserts(connection.executemany)
+        held = HeldInserts(lambda statement, rows: insert(connection, statement, rows))
         cursor = HoldingCursor(connection.cursor(), held)
         for recorded in events:
             for projection in projections:

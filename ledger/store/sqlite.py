@@ -8,11 +8,14 @@ committed.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -23,6 +26,8 @@ from ledger.store.held import HeldInserts, Row
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
+ROWS_IN_A_STATEMENT: Final = 64  # more gain nothing
+_ROW: Final = re.compile(r"VALUES (\([^()]*\))")
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 
 
@@ -48,7 +53,8 @@ class HoldingCursor(SQLiteCursor):
 
     def execute(self, statement: str | bytes, params: Any = ()) -> None:
         """Hold an insert back, or execute a statement after what it may read."""
-        if not self._held.takes(str(statement), params):
+        statement = str(statement)
+        if not self._held.takes(statement, params):
             self.sqlite_cursor.execute(statement, params)
 
     def executemany(self, statement: str, params: Any) -> None:
@@ -157,12 +163,13 @@ class LedgerDatastore(SQLiteDatastore):
                 self._writing_thread = None
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self) -> Iterator[SQLiteCursor]:
         """Hold inserts back inside a write transaction, and send them at the end."""
         assert self._writer is not None
-        self._held = HeldInserts(self._writer.executemany)
+        connection = self._writer
+        self._held = HeldInserts(lambda statement, rows: insert(connection, statement, rows))
         try:
-            yield
+            yield self._cursor(connection)
             self._held.send()
         finally:
             self._held = None
@@ -282,6 +289,25 @@ class LedgerDatastore(SQLiteDatastore):
             for connection in (*self._readers, *([self._writer] if self._writer else [])):
                 connection.close()
             self._readers, self._writer = [], None
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
+    """Insert rows by few statements, and so that few different ones are ever prepared.
+
+    At each statement the thread lets go of the interpreter, and waits to have it back.
+    """
+    done = 0
+    while done < len(rows):
+        count = min(ROWS_IN_A_STATEMENT, 1 << (len(rows) - done).bit_length() - 1)
+        values = list(chain.from_iterable(rows[done : done + count]))
+        connection.execute(_of_many_rows(statement, count), values)
+        done += count
+
+
+@lru_cache(1_000)
+def _of_many_rows(statement: str, count: int) -> str:
+    """Return an insert of one row as one of so many."""
+    return _ROW.sub(lambda row: f"VALUES {', '.join([row[1]] * count)}", statement)
 
 
 def _fault_of_disk(error: BaseException | None) -> StorageFull | StorageFailed | None:

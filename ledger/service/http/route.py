@@ -194,21 +194,32 @@ def service_of(request: Request) -> Service:
 # --- who is it ------------------------------------------------------------------------------------
 
 
-def authenticate(request: Request, *, count: bool = True) -> Caller:
+def authenticate(request: Request) -> Caller:
     """Return the operator behind the bearer key, and count the request against the key's limit.
 
     Raises ``NotAuthenticated``, always in one wording.
     """
     service = service_of(request)
-    service.feed.require_current()
+    caller = caller_of(service, bearer_key(request))
+    if service.limiter is not None:
+        service.limiter.count(caller.key)
+    return caller
+
+
+def bearer_key(request: Request) -> bytes:
+    """Return the key that a request carries; nothing when it is none of ours."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    caller = None
-    if scheme.lower() == "bearer" and 0 < len(secret) <= KEY_BYTES_MAX:
-        caller = service.keyring.find(secret.strip().encode("latin-1"), service.now_us())
+    if scheme.lower() != "bearer" or len(secret) > KEY_BYTES_MAX:
+        return b""
+    return secret.strip().encode("latin-1")
+
+
+def caller_of(service: Service, key: bytes) -> Caller:
+    """Return whom a key belongs to now. Raises ``NotAuthenticated``."""
+    service.feed.require_current()
+    caller = service.keyring.find(key, service.now_us())
     if caller is None:
         raise NotAuthenticated("the request carries no usable key")
-    if count and service.limiter is not None:
-        service.limiter.count(caller.key)
     return caller
 
 
@@ -252,8 +263,7 @@ def is_header_id(text: str) -> bool:
 
 def fingerprint(method: str, path: str, body: object) -> str:
     """Return the SHA-256 of a request: its method, its path and the members of its body."""
-    payload = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{method} {path}\n{payload}".encode()).hexdigest()
+    return hashlib.sha256(f"{method} {path}\n{_ENCODER.encode(body)}".encode()).hexdigest()
 
 
 # --- can it be read -------------------------------------------------------------------------------
@@ -337,13 +347,7 @@ def strict_json(body: bytes) -> object:
     beyond 2^53 and nesting deeper than ``JSON_DEPTH_MAX``.
     """
     try:
-        value: object = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
-        )
+        value: object = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -352,7 +356,8 @@ def strict_json(body: bytes) -> object:
         ) from None
     except RecursionError:
         raise MalformedRequest(f"the body nests deeper than {JSON_DEPTH_MAX}") from None
-    _check_depth(value)
+    if body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX:
+        _check_depth(value)
     return value
 
 
@@ -383,6 +388,12 @@ def _float(text: str) -> float:
 
 def _constant(text: str) -> object:
     raise MalformedRequest(f"{text} is not a JSON value")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _check_depth(value: object) -> None:
