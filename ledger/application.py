@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Literal, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
-from eventsourcing.persistence import IntegrityError
+from eventsourcing.persistence import Cursor, IntegrityError
 
 from ledger.domain.catalogue import Catalogue, define_group, list_resource
 from ledger.domain.errors import (
@@ -114,6 +115,18 @@ class Once:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a command will look at, which is then read at once for all that share a transaction.
+
+    It saves time and decides nothing: what is not foreseen is read when it is looked at.
+    """
+
+    command: tuple[str, str] | None = None
+    """The operator and the idempotency key."""
+    subjects: Sequence[Subject] = ()
+
+
 Outcome = Literal["recorded", "repeated", "unchanged"]
 
 
@@ -144,6 +157,19 @@ Decision = Callable[[datetime], Event | Recorded]
 Consequences = Callable[[Recorded, datetime], Iterable[Event]]
 
 
+@dataclass(slots=True)
+class _Folded(Generic[FoldedT]):
+    """A stream folded up to a version, and when that was known to be all of it."""
+
+    state: FoldedT
+    version: int = 0
+    generation: int = -1
+
+    def evolve(self, recorded: Recorded) -> None:
+        self.state.evolve(recorded)
+        self.version = recorded.version
+
+
 class _HalfDone(Exception):
     """A command failed after it had written something, among others that have no savepoints."""
 
@@ -163,9 +189,10 @@ class Ledger:
         self.finder = finder
         self.vault = vault
         self._entropy = entropy
-        self._folded: OrderedDict[str, tuple[int, Folded | None]] = OrderedDict()
+        self._folded: OrderedDict[str, _Folded[Any]] = OrderedDict()
         self._appended = 0
-        self._apart = True  # whether a command inside another transaction has its own savepoint
+        self._joined: Cursor | None = None
+        """While commands run that have no savepoints: the cursor of their transaction."""
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -324,7 +351,7 @@ class Ledger:
                 now=now,
             )
             for group in scope.groups:
-                if not self.recorder.stream(f"group/{group}"):
+                if not self._fold(f"group/{group}", Catalogue).groups:
                     raise UnknownGroup(f"no group {group!r} was defined", field="/scope/resources")
             return event
 
@@ -396,7 +423,7 @@ class Ledger:
         Deciding under the write lock makes it happen once, however many processes try.
         """
         served: list[Recorded] = []
-        with self._transaction():
+        with self._transaction() as c:
             now = self.recorder.now()
             for suspension in suspensions:
                 record = self._holding(suspension)
@@ -405,7 +432,9 @@ class Ledger:
                 )
                 if event:
                     cause = record.suspension(suspension).end_set_by
-                    served.append(self._append(event, by=SYSTEM_AUTHOR, now=now, caused_by=cause))
+                    served.append(
+                        self._append(c, event, by=SYSTEM_AUTHOR, now=now, caused_by=cause)
+                    )
         return served
 
     # --- sealed data ------------------------------------------------------------------------------
@@ -415,7 +444,7 @@ class Ledger:
 
         What was erased is left out; when nothing is left, nothing is shown and nothing recorded.
         """
-        with self._transaction():
+        with self._transaction() as c:
             shown = _held(self.recorder.event(position))
             keys = {one.key for _, one in shown.event.sealed_fields() if isinstance(one, Sealed)}
             erased = set(self.finder.erased_keys(keys))
@@ -432,7 +461,7 @@ class Ledger:
                     shown_stream=shown.stream,
                     fields=tuple(texts),
                 )
-                self._append(event, by=by, now=self.recorder.now())
+                self._append(c, event, by=by, now=self.recorder.now())
         return texts
 
     def place_hold(
@@ -697,51 +726,85 @@ class Ledger:
         with self._transaction():
             yield
 
-    def run_together(self, commands: Sequence[Callable[[], T]]) -> list[T | Exception]:
+    def run_together(
+        self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen] = ()
+    ) -> list[T | Exception]:
         """Run commands in one transaction; return what each returned, or why it was refused.
 
         Raises when the transaction fails: then nothing of any of them is recorded.
         """
         try:
-            return self._run_each(commands, apart=False)
+            return self._run_joined(commands, foreseen)
         except _HalfDone:
-            return self._run_each(commands, apart=True)
+            with self._transaction():
+                return [self._outcome_of(command) for command in commands]
 
-    def _run_each(self, commands: Sequence[Callable[[], T]], *, apart: bool) -> list[T | Exception]:
-        """Run commands in one transaction: each in a savepoint (``apart``), or all in none.
+    def _run_joined(
+        self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen]
+    ) -> list[T | Exception]:
+        """Run commands in one transaction that reads for all and writes for all.
 
-        A savepoint for each costs a tenth of it, and nearly always has nothing to take back: what a
+        None of them has a savepoint, which nearly always would have nothing to take back: what a
         rule refuses has written nothing. Raises ``_HalfDone`` where one would have been needed.
         """
         results: list[T | Exception] = []
         with self._transaction():
-            self._apart = apart
+            self._read_ahead(foreseen)
             try:
-                for command in commands:
-                    before = self._appended
-                    try:
-                        results.append(command())
-                    except Exception as error:
+                with self.recorder.store.holding() as self._joined:
+                    for command in commands:
+                        before = self._appended
+                        outcome = self._outcome_of(command)
+                        results.append(outcome)
                         # What the database refused, it may have answered by rolling back all.
-                        refused = isinstance(error, LedgerError) and self._appended == before
-                        if not apart and not refused:
-                            raise _HalfDone from error
-                        results.append(error)
+                        if isinstance(outcome, Exception) and (
+                            self._appended != before or not isinstance(outcome, LedgerError)
+                        ):
+                            raise _HalfDone from outcome  # noqa: TRY301 - it ends the block
+            except (LedgerError, _HalfDone):
+                raise
+            except Exception as error:
+                raise _HalfDone from error  # whose insert it was that was held back, nobody knows
             finally:
-                self._apart = True
+                self._joined = None
         return results
 
+    @staticmethod
+    def _outcome_of(command: Callable[[], T]) -> T | Exception:
+        try:
+            return command()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the command's own
+            return error
+
+    def _read_ahead(self, foreseen: Sequence[Foreseen]) -> None:
+        self.recorder.read_ahead(each.command for each in foreseen if each.command)
+        subjects = {subject for each in foreseen for subject in each.subjects}
+        kept = {
+            f"subject/{each.key}": self._kept(f"subject/{each.key}", partial(Record, each))
+            for each in subjects
+        }
+        behind = {
+            stream: each
+            for stream, each in kept.items()
+            if each.generation != self.recorder.generation
+        }
+        versions = {stream: each.version for stream, each in behind.items()}
+        for recorded in self.recorder.newer(versions):
+            behind[recorded.stream].evolve(recorded)
+        for each in behind.values():
+            each.generation = self.recorder.generation
+
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[Cursor]:
         # The turn is kept until the cache is cleared, or another thread could decide on it first.
         with self.recorder.store.turn:
-            if not self._apart:
-                yield
+            if self._joined is not None:
+                yield self._joined
                 return
             before = self._appended
             try:
-                with self.recorder.transaction():
-                    yield
+                with self.recorder.transaction() as c:
+                    yield c
             except IntegrityError as error:
                 # Only somebody who wrote around the lock can have taken the place of this event.
                 self._folded.clear()
@@ -761,8 +824,8 @@ class Ledger:
         consequences: Consequences | None = None,
         caused_by: Callable[[], int] | None = None,
     ) -> Done:
-        with self._transaction():
-            if once and (before := self._done_before(by, once)):
+        with self._transaction() as c:
+            if once and (before := self._done_before(c, by, once)):
                 return before
             now = self.recorder.now()
             decided = decide(now)
@@ -770,26 +833,24 @@ class Ledger:
                 done = Done(decided, "unchanged")
             else:
                 led_by = caused_by() if caused_by else None
-                done = Done(self._append(decided, by=by, now=now, caused_by=led_by))
+                done = Done(self._append(c, decided, by=by, now=now, caused_by=led_by))
                 if consequences:
                     cause = done.recorded.position
                     for event in consequences(done.recorded, now):
-                        self._append(event, by=by, now=now, caused_by=cause)
+                        self._append(c, event, by=by, now=now, caused_by=cause)
             if once:
-                with self.recorder.store.transaction(commit=False) as c:
-                    self.recorder.remember_command(
-                        c,
-                        by.operator,
-                        once.key,
-                        once.fingerprint,
-                        done.recorded.position,
-                        recorded=done.outcome == "recorded",
-                    )
+                self.recorder.remember_command(
+                    c,
+                    by.operator,
+                    once.key,
+                    once.fingerprint,
+                    done.recorded.position,
+                    recorded=done.outcome == "recorded",
+                )
             return done
 
-    def _done_before(self, by: Author, once: Once) -> Done | None:
-        with self.recorder.store.transaction(commit=False) as c:
-            found = self.recorder.find_command(c, by.operator, once.key)
+    def _done_before(self, c: Cursor, by: Author, once: Once) -> Done | None:
+        found = self.recorder.find_command(c, by.operator, once.key)
         if found is None:
             return None
         fingerprint, position, recorded = found
@@ -801,18 +862,25 @@ class Ledger:
         return Done(before, "repeated" if recorded else "unchanged")
 
     def _append(
-        self, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
+        self, c: Cursor, event: Event, *, by: Author, now: datetime, caused_by: int | None = None
     ) -> Recorded:
-        with self.recorder.store.transaction(commit=False) as c:
-            c.execute(
-                "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (event.stream,)
-            )
-            version = c.fetchone()[0] + 1
-            if isinstance(event, SubjectEvent):
-                event = self.vault.seal(event, version)
-            draft = Draft(event, by, caused_by)
-            self._appended += 1
-            return self.recorder.append(c, Placed(event.stream, version, draft), now)
+        stream = event.stream
+        kept = self._folded.get(stream)
+        if kept is not None and kept.generation == self.recorder.generation:
+            version = kept.version + 1
+        else:
+            kept = None
+            c.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,))
+            version = (c.fetchone()[0] or 0) + 1
+        if isinstance(event, SubjectEvent):
+            event = self.vault.seal(event, version)
+        self._appended += 1
+        recorded = self.recorder.append(
+            c, Placed(stream, version, Draft(event, by, caused_by)), now
+        )
+        if kept is not None:
+            kept.evolve(recorded)
+        return recorded
 
     def _new_id(self, prefix: str, now: datetime) -> str:
         return sortable_id(prefix, now, self._entropy(10))
@@ -829,16 +897,23 @@ class Ledger:
         return self._fold(f"operator/{operator}", lambda: Operator(operator))
 
     def _fold(self, stream: str, new: Callable[[], FoldedT]) -> FoldedT:
-        """Return a stream folded up to now; only its events since the last time are read."""
-        version, folded = self._folded.pop(stream, (0, None))
-        current: FoldedT = new() if folded is None else cast("FoldedT", folded)
-        for recorded in self.recorder.stream(stream, after=version):
-            current.evolve(recorded)
-            version = recorded.version
-        self._folded[stream] = (version, current)
-        if len(self._folded) > FOLDED_STREAMS_MAX:
-            self._folded.popitem(last=False)
-        return current
+        """Return a stream folded up to now; only what others added since the last time is read."""
+        kept = self._kept(stream, new)
+        if kept.generation != self.recorder.generation:
+            for recorded in self.recorder.stream(stream, after=kept.version):
+                kept.evolve(recorded)
+            kept.generation = self.recorder.generation
+        return kept.state
+
+    def _kept(self, stream: str, new: Callable[[], FoldedT]) -> _Folded[FoldedT]:
+        """Return a stream as it is folded so far."""
+        kept: _Folded[FoldedT] | None = self._folded.get(stream)
+        if kept is None:
+            kept = self._folded[stream] = _Folded(new())
+            if len(self._folded) > FOLDED_STREAMS_MAX:
+                self._folded.popitem(last=False)
+        self._folded.move_to_end(stream)
+        return kept
 
     def _stream_of(self, id_: str, prefix: str) -> str:
         stream = self.finder.stream_of(id_) if id_.startswith(prefix) else None

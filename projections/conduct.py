@@ -83,7 +83,7 @@ class ConductRows:
             case ViolationRecorded() as event:
                 cursor.execute(
                     "INSERT INTO conduct_violations VALUES "
-                    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+                    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         recorded.position,
                         event.violation,
@@ -99,6 +99,9 @@ class ConductRows:
                         _json([resource.model_dump() for resource in event.resources]),
                         recorded.author.operator,
                         format_instant(recorded.recorded_at),
+                        None,  # not overturned
+                        None,
+                        None,
                     ),
                 )
                 for resource in dict.fromkeys(resource.key for resource in event.resources):

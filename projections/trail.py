@@ -118,6 +118,7 @@ class _Plain(dict[int, str]):
 
 
 _PLAIN: Final = _Plain()
+_PLAIN_ASCII: Final = "".join(_PLAIN[code] for code in range(128)).encode() + bytes(128)
 
 
 def words_in(text: str) -> list[str]:
@@ -125,7 +126,11 @@ def words_in(text: str) -> list[str]:
 
     An id falls into words at its punctuation. No word holds a character that any syntax knows.
     """
-    return [word[:WORD_CHARS_MAX] for word in text.translate(_PLAIN).split()]
+    if text.isascii():  # the same, ten times as fast
+        plain = text.encode().translate(_PLAIN_ASCII).decode()
+    else:
+        plain = text.translate(_PLAIN)
+    return [word[:WORD_CHARS_MAX] for word in plain.split()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Generic, TypeVar
 
-from ledger.application import Ledger
+from ledger.application import Foreseen, Ledger
 from ledger.domain.errors import Unavailable
 
-COMMANDS_TOGETHER_MAX: Final = 64  # bounds how long the first of them waits for the last
+COMMANDS_TOGETHER_MAX: Final = 128  # bounds how long the first of them waits for the last
 WAITING_MAX: Final = 10_000  # more than that is not a queue but an outage
+NOTHING_FORESEEN: Final = Foreseen()
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Job(Generic[T]):
     command: Callable[[], T]
+    foreseen: Foreseen
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[T]
     result: T | None = None
@@ -62,20 +64,22 @@ class Writer:
         self._jobs.put(None)
         self._thread.join()
 
-    async def run(self, command: Callable[[], T]) -> T:
+    async def run(self, command: Callable[[], T], foreseen: Foreseen = NOTHING_FORESEEN) -> T:
         """Run a command and return what it returns, once that is committed.
 
         Raises what the command raises; ``Unavailable`` when too many commands wait.
         """
-        return await self.begin(command)
+        return await self.begin(command, foreseen)
 
-    def begin(self, command: Callable[[], T]) -> asyncio.Future[T]:
+    def begin(
+        self, command: Callable[[], T], foreseen: Foreseen = NOTHING_FORESEEN
+    ) -> asyncio.Future[T]:
         """Let a command wait for its turn, which comes in the order of these calls.
 
         Raises ``Unavailable`` when too many wait.
         """
         loop = asyncio.get_running_loop()
-        job: _Job[T] = _Job(command, loop, loop.create_future())
+        job: _Job[T] = _Job(command, foreseen, loop, loop.create_future())
         try:
             self._jobs.put_nowait(job)  # type: ignore[arg-type]
         except queue.Full:
@@ -99,7 +103,9 @@ class Writer:
     def _commit(self, jobs: list[_Job[object]]) -> None:
         begun = time.perf_counter()
         try:
-            results = self._ledger.run_together([job.command for job in jobs])
+            results = self._ledger.run_together(
+                [job.command for job in jobs], [job.foreseen for job in jobs]
+            )
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
             results = [error] * len(jobs)
         for job, result in zip(jobs, results, strict=True):

@@ -29,6 +29,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ledger.domain.errors import NotConfirmed, OutcomeUnknown, StoreBusy, Unavailable
+from ledger.store.held import HeldInserts
+from ledger.store.held import Row as HeldRow
 from ledger.store.postgres_schema import schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
@@ -49,6 +51,9 @@ _COMMIT_CONFIRMED: Final = (
 )
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
+_COPYABLE: Final = re.compile(
+    r"INSERT INTO (?P<table>[\w.]+) ?(?P<columns>\([^)]*\))? VALUES \(\?(?:, \?)*\)"
+)
 _PLACES: Final = re.compile(r"'[^']*'|\?|%")
 
 
@@ -99,12 +104,15 @@ def _findable(value: object) -> object:
 class PostgresCursor(Cursor):
     """A cursor that takes statements in SQLite's form."""
 
-    def __init__(self, cursor: psycopg.Cursor[Row]) -> None:
+    def __init__(self, cursor: psycopg.Cursor[Row], held: HeldInserts | None = None) -> None:
         self.postgres_cursor = cursor
+        self._held = held
 
     def execute(self, statement: str | bytes, params: Any = None) -> None:
-        """Execute a statement with values for its ``?``."""
+        """Execute a statement with values for its ``?``, or hold an insert back."""
         assert isinstance(statement, str)
+        if self._held is not None and self._held.takes(statement, params or ()):
+            return
         if not params:
             self.postgres_cursor.execute(statement)
             return
@@ -117,8 +125,12 @@ class PostgresCursor(Cursor):
             self.postgres_cursor.execute(_with_places(statement), findable)
 
     def executemany(self, statement: str, params: Any) -> None:
-        """Execute a statement once for each row of values."""
-        self.postgres_cursor.executemany(_with_places(statement), params)
+        """Execute a statement once for each row of values, or hold each insert back."""
+        if self._held is None:
+            self.postgres_cursor.executemany(_with_places(statement), params)
+            return
+        for row in params:
+            self.execute(statement, row)
 
     def fetchall(self) -> list[Row]:
         """Return all rows that are left."""
@@ -153,6 +165,7 @@ class PostgresDatastore:
         self._writer: psycopg.Connection[Row] | None = None
         self._writing_thread: int | None = None
         self._depth = 0
+        self._held: HeldInserts | None = None
         self._threads = threading.local()
         self._listener: psycopg.Connection[Any] | None = None
         self._leader: psycopg.Connection[Any] | None = None
@@ -174,7 +187,7 @@ class PostgresDatastore:
                 yield cursor
         elif self._writing_thread == threading.get_ident():
             assert self._writer is not None
-            yield PostgresCursor(self._writer.cursor())
+            yield PostgresCursor(self._writer.cursor(), self._held)
         else:
             with self._snapshot(self._pool) as cursor:
                 yield cursor
@@ -221,18 +234,38 @@ class PostgresDatastore:
         if connection.info.transaction_status != _IN_TRANSACTION:
             raise Unavailable("the transaction was rolled back by the database")
         self._depth = depth + 1
+        held = self._held
         try:
             with _losing(connection):
+                if held is not None:
+                    held.send()  # what comes before a savepoint is not rolled back with it
                 connection.execute(f"SAVEPOINT command_{depth}")
-                yield PostgresCursor(connection.cursor())
+                yield PostgresCursor(connection.cursor(), held)
+                if held is not None:
+                    held.send()
                 connection.execute(f"RELEASE command_{depth}")
         except BaseException:
+            if held is not None:
+                held.forget()
             if connection.info.transaction_status in {_IN_TRANSACTION, TransactionStatus.INERROR}:
                 with suppress(psycopg.Error):  # what comes next finds out that nothing stands
                     connection.execute(f"ROLLBACK TO command_{depth}; RELEASE command_{depth}")
             raise
         finally:
             self._depth = depth
+
+    @contextmanager
+    def holding(self) -> Iterator[PostgresCursor]:
+        """Hold inserts back inside a write transaction, and send them at the end."""
+        assert self._writer is not None
+        connection = self._writer
+        self._held = HeldInserts(lambda statement, rows: _insert(connection, statement, rows))
+        try:
+            yield PostgresCursor(connection.cursor(), self._held)
+            with _losing(connection):
+                self._held.send()
+        finally:
+            self._held = None
 
     @contextmanager
     def _snapshot(self, pool: _Pool) -> Iterator[PostgresCursor]:
@@ -466,6 +499,18 @@ def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None 
         reconnect_timeout=CONNECT_TIMEOUT_S,
         open=True,
     )
+
+
+def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]) -> None:
+    """Insert many rows: as a copy, or one by one without waiting where some may be there."""
+    insert = _COPYABLE.fullmatch(statement)
+    with connection.cursor() as cursor:
+        if insert is None or len(rows) == 1:
+            cursor.executemany(_with_places(statement), rows)
+            return
+        with cursor.copy(f"COPY {insert['table']} {insert['columns'] or ''} FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
 def without_password(url: str) -> str:

@@ -43,5 +43,8 @@ class Log(Protocol):
         type_: str,
         recorded_at: str,
         state: bytes,
-    ) -> None:
-        """Write the leaf of an event from its columns, exactly as they are stored."""
+    ) -> bytes:
+        """Write the leaf of an event from its columns, exactly as they are stored; return it."""
+
+    def leaf_hashes(self, c: Cursor, start: int, count: int) -> list[bytes]:
+        """Return the leaf hashes from index ``start``, at most ``count`` of them."""

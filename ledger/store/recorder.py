@@ -8,7 +8,7 @@ ledger, so whatever is read after it is still true at the commit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, Protocol
@@ -25,7 +25,13 @@ from eventsourcing.persistence import (
 from ledger.domain.errors import LogNotVerified, OutcomeUnknown, Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
-from ledger.store.codec import LedgerMapper, Placed, RecordedNotification, parse_recorded_at
+from ledger.store.codec import (
+    LedgerMapper,
+    Placed,
+    RecordedNotification,
+    decode,
+    parse_recorded_at,
+)
 from ledger.store.projection import Log, Projection
 
 SCHEMA_VERSION: Final = 1
@@ -125,6 +131,13 @@ class Store(Protocol):
         Whatever the same thread reads inside it, it reads in that snapshot.
         """
 
+    def holding(self) -> AbstractContextManager[Cursor]:
+        """Hold inserts back inside a write transaction, and send them at the end.
+
+        What reads their tables is sent after them. An insert that is refused may so be refused by
+        another statement than its own, or at the end.
+        """
+
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
 
@@ -171,10 +184,15 @@ class LedgerRecorder(ApplicationRecorder):
         self.mapper = LedgerMapper()
         self._pending: list[Recorded] = []
         self._traces: list[tuple[str, tuple[Any, ...]]] = []
+        self._commands: dict[tuple[str, str], tuple[str, int, bool] | None] = {}
+        self._leaves: dict[int, bytes] = {}
         self._level = 0
         self._head = (0, _BEGINNING)
         self.newest = 0
         """The newest position that this process has seen: nothing is appended before it."""
+        self._own_head = 0
+        self.generation = 0
+        """A number that changes when events may be there that this recorder did not append."""
 
     def statements(self) -> list[str]:
         """Return what makes the tables of the ledger, its log and its projections."""
@@ -218,6 +236,9 @@ class LedgerRecorder(ApplicationRecorder):
                     if level == 0:
                         self._head = self._read_head(cursor)
                         self.require_nothing_lost(self._head[0])
+                        if self._head[0] != self._own_head:
+                            self.generation += 1
+                        self._own_head = self._head[0]
                     yield cursor
             except BaseException as error:
                 unknown = isinstance(error, OutcomeUnknown)
@@ -226,6 +247,8 @@ class LedgerRecorder(ApplicationRecorder):
                     del self._pending[before:]
                     del self._traces[traces:]
                     self._head = head
+                    self._commands.clear()
+                    self._leaves.clear()
                     if unknown and found is False:
                         raise Unavailable(f"nothing was recorded: {error}") from error
                     raise
@@ -234,6 +257,9 @@ class LedgerRecorder(ApplicationRecorder):
             if level == 0:
                 recorded, self._pending = self._pending, []
                 self._traces = []
+                self._commands.clear()
+                self._leaves.clear()
+                self._own_head = self._head[0]
                 if recorded:
                     self.newest = max(self.newest, recorded[-1].position)
                     self.committed(recorded)
@@ -291,6 +317,7 @@ class LedgerRecorder(ApplicationRecorder):
     ) -> Sequence[int] | None:
         """Append events in a transaction of their own; return their positions."""
         with self.transaction() as c:
+            self.generation += 1  # whoever follows what is appended here was not asked
             return self._insert_events(c, stored_events, **kwargs)
 
     def _insert_events(
@@ -302,68 +329,91 @@ class LedgerRecorder(ApplicationRecorder):
         **_: Any,
     ) -> Sequence[int]:
         at = recorded_at or self.now()
-        head = self._head[0]
-        positions = list(range(head + 1, head + 1 + len(stored_events)))
-        for position, stored in zip(positions, stored_events, strict=True):
-            row = (
-                position,
-                str(stored.originator_id),
-                stored.originator_version,
-                stored.topic,
-                format_instant(at),
-                stored.state,
-            )
-            try:
-                c.execute(
-                    "INSERT INTO events (position, stream, version, type, recorded_at, state) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    row,
-                )
-            except self.store.refusals as error:
-                raise IntegrityError(error) from error
-            except self.store.failures as error:
-                raise OperationalError(error) from error
-            self._traces.append((_EVENT_IS_THERE, row))
-            if self.log is not None:
-                self.log.append(c, *row)
+        positions = []
+        for stored in stored_events:
+            position = self._write(c, stored, at)
             if self.projections:
-                # Decoded from the bytes just written: a projection sees what a rebuild will.
-                recorded = self.mapper.to_domain_event(
-                    RecordedNotification(
-                        stored.originator_id,
-                        stored.originator_version,
-                        stored.topic,
-                        stored.state,
-                        position,
-                        at,
-                    )
-                )
-                for projection in self.projections:
-                    projection.apply(c, recorded)
-                self._pending.append(recorded)
-            self._head = (position, at)
+                self._project(c, stored, position, at)
+            positions.append(position)
         return positions
+
+    def _write(self, c: Cursor, stored: StoredEvent, at: datetime) -> int:
+        """Write an event and its leaf at the next position."""
+        position = self._head[0] + 1
+        row = (
+            position,
+            str(stored.originator_id),
+            stored.originator_version,
+            stored.topic,
+            format_instant(at),
+            stored.state,
+        )
+        try:
+            c.execute(
+                "INSERT INTO events (position, stream, version, type, recorded_at, state) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        except self.store.refusals as error:
+            raise IntegrityError(error) from error
+        except self.store.failures as error:
+            raise OperationalError(error) from error
+        self._traces.append((_EVENT_IS_THERE, row))
+        if self.log is not None:
+            self._leaves[position] = self.log.append(c, *row)
+        self._head = (position, at)
+        return position
+
+    def _project(self, c: Cursor, stored: StoredEvent, position: int, at: datetime) -> Recorded:
+        # Decoded from the bytes just written: a projection sees what a rebuild will.
+        recorded = decode(
+            position,
+            str(stored.originator_id),
+            stored.originator_version,
+            stored.topic,
+            at,
+            stored.state,
+        )
+        for projection in self.projections:
+            projection.apply(c, recorded)
+        self._pending.append(recorded)
+        return recorded
 
     def append(self, c: Cursor, placed: Placed, recorded_at: datetime) -> Recorded:
         """Append one draft inside ``transaction``; returns the fact with its position."""
         stored = self.mapper.to_stored_event(placed)
-        (position,) = self._insert_events(c, [stored], recorded_at=recorded_at)
-        draft = placed.draft
-        return Recorded(
-            position,
-            placed.stream,
-            placed.version,
-            recorded_at,
-            draft.author,
-            draft.caused_by,
-            draft.event,
-        )
+        return self._project(c, stored, self._write(c, stored, recorded_at), recorded_at)
+
+    def leaf_hash(self, position: int) -> bytes:
+        """Return the leaf hash of an event."""
+        if position in self._leaves and self.in_transaction:
+            return self._leaves[position]
+        assert self.log is not None, "there is no log"
+        with self.store.transaction(commit=False) as c:
+            return self.log.leaf_hashes(c, position - 1, 1)[0]
+
+    def read_ahead(self, commands: Iterable[tuple[str, str]]) -> None:
+        """Find out at once, inside ``transaction``, what these idempotency keys led to."""
+        asked = list(dict.fromkeys(commands))
+        if not asked:
+            return
+        keys = " OR ".join(["operator = ? AND idempotency_key = ?"] * len(asked))
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                "SELECT operator, idempotency_key, fingerprint, position, recorded "
+                f"FROM commands WHERE {keys}",
+                [value for each in asked for value in each],
+            )
+            found = {(row[0], row[1]): (row[2], row[3], bool(row[4])) for row in c.fetchall()}
+        self._commands = {each: found.get(each) for each in asked}
 
     def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
         """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
 
         A command may also have found that its fact held already, recorded by another.
         """
+        if (operator, key) in self._commands:
+            return self._commands[operator, key]
         c.execute(
             "SELECT fingerprint, position, recorded FROM commands "
             "WHERE operator = ? AND idempotency_key = ?",
@@ -388,6 +438,7 @@ class LedgerRecorder(ApplicationRecorder):
             "VALUES (?, ?, ?, ?, ?)",
             (operator, key, fingerprint, position, int(recorded)),
         )
+        self._commands[operator, key] = (fingerprint, position, recorded)
         self._traces.append((_COMMAND_IS_THERE, (operator, key, fingerprint, position)))
 
     # --- reading ----------------------------------------------------------------------------------
@@ -528,6 +579,18 @@ class LedgerRecorder(ApplicationRecorder):
             )
             return [self._recorded(row) for row in c.fetchall()]
 
+    def newer(self, versions: Mapping[str, int]) -> list[Recorded]:
+        """Return the events of several streams, of each those above a version, in ledger order."""
+        if not versions:
+            return []
+        streams = " OR ".join(["stream = ? AND version > ?"] * len(versions))
+        with self.store.transaction(commit=False) as c:
+            c.execute(
+                _SELECT + f"WHERE {streams} ORDER BY position",
+                [value for each in versions.items() for value in each],
+            )
+            return [self._recorded(row) for row in c.fetchall()]
+
     def streams(self, category: str, *, until: int | None = None) -> list[Recorded]:
         """Return the events of every stream of a category (``group``), in ledger order."""
         with self.store.transaction(commit=False) as c:
@@ -561,13 +624,7 @@ class LedgerRecorder(ApplicationRecorder):
             return [found[position] for position in positions]
 
     def _recorded(self, row: Any) -> Recorded:
-        return self.mapper.to_domain_event(
-            RecordedNotification(
-                row["stream"],
-                row["version"],
-                row["type"],
-                row["state"],
-                row["position"],
-                parse_recorded_at(row["recorded_at"], row["position"]),
-            )
+        position, stream, version, type_, recorded_at, state = row
+        return decode(
+            position, stream, version, type_, parse_recorded_at(recorded_at, position), state
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,17 +26,16 @@ from typing import Any, Final
 from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor
 
+from ledger.store.held import HeldInserts
 from ledger.store.projection import Projection
 from ledger.store.recorder import LedgerRecorder, Store
+from ledger.store.sqlite import HoldingCursor, insert
 from ledger.store.streaming import poured, streamed
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
 PROGRESS_EVERY: Final = 10_000  # events between two calls of the progress function
 ALONE_MAX: Final = 50_000  # events below which starting processes costs more than it saves
-ROWS_TOGETHER: Final = 5_000  # rows inserted by one statement: some megabytes
 COMPARED_TOGETHER: Final = 1_000  # rows compared at once
-
-_INSERT = re.compile(r"INSERT INTO (\w+)\b(?!.*\b(?:SELECT|UPDATE)\b)", re.DOTALL)
 
 Progress = Callable[[int, int], None]
 
@@ -186,61 +184,18 @@ def _replay(
                 if "CREATE INDEX" not in statement:
                     connection.execute(statement)
         connection.execute("BEGIN")
-        cursor = _BatchingCursor(connection.cursor())
+        held = HeldInserts(lambda statement, rows: insert(connection, statement, rows))
+        cursor = HoldingCursor(connection.cursor(), held)
         for recorded in events:
             for projection in projections:
                 projection.apply(cursor, recorded)
             if recorded.position % PROGRESS_EVERY == 0:
                 progress(recorded.position, total)
-        cursor.flush()
+        held.send()
         connection.execute("COMMIT")
         progress(total, total)
     finally:
         connection.close()
-
-
-class _BatchingCursor(SQLiteCursor):
-    """Holds plain inserts back and writes many at once.
-
-    Any other statement on a table runs after the rows that are held for that table.
-    """
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        super().__init__(cursor)
-        self._held: dict[str, list[Any]] = {}
-        self._table_of: dict[str, str | None] = {}
-        self._words_of: dict[str, frozenset[str]] = {}
-
-    def execute(self, statement: str | bytes, params: Any = ()) -> None:
-        """Hold a plain insert back; run anything else after what it may read is written."""
-        statement = str(statement)
-        if statement not in self._table_of:
-            match = _INSERT.match(statement)
-            self._table_of[statement] = match[1] if match else None
-            self._words_of[statement] = frozenset(re.findall(r"\w+", statement))
-        if self._table_of[statement] is not None:
-            rows = self._held.setdefault(statement, [])
-            rows.append(params)
-            if len(rows) >= ROWS_TOGETHER:
-                self._write(statement)
-            return
-        for held in list(self._held):
-            if self._table_of[held] in self._words_of[statement]:
-                self._write(held)
-        self.sqlite_cursor.execute(statement, params)
-
-    def executemany(self, statement: str, params: Any) -> None:
-        """Hold each row back."""
-        for row in params:
-            self.execute(statement, row)
-
-    def flush(self) -> None:
-        """Write everything that is held."""
-        for statement in list(self._held):
-            self._write(statement)
-
-    def _write(self, statement: str) -> None:
-        self.sqlite_cursor.executemany(statement, self._held.pop(statement))
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -8,20 +8,26 @@ committed.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 
 from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
+from ledger.store.held import HeldInserts, Row
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POLL_INTERVAL_S: Final = 0.01  # a fifth of the promise; one PRAGMA costs some microseconds
+ROWS_IN_A_STATEMENT: Final = 64  # more gain nothing
+_ROW: Final = re.compile(r"VALUES (\([^()]*\))")
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 
 
@@ -36,6 +42,25 @@ def write_transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+class HoldingCursor(SQLiteCursor):
+    """A cursor that holds inserts back."""
+
+    def __init__(self, cursor: sqlite3.Cursor, held: HeldInserts) -> None:
+        super().__init__(cursor)
+        self._held = held
+
+    def execute(self, statement: str | bytes, params: Any = ()) -> None:
+        """Hold an insert back, or execute a statement after what it may read."""
+        statement = str(statement)
+        if not self._held.takes(statement, params):
+            self.sqlite_cursor.execute(statement, params)
+
+    def executemany(self, statement: str, params: Any) -> None:
+        """Hold each insert back, or execute a statement once for each row of values."""
+        for row in params:
+            self.execute(statement, row)
 
 
 class LedgerDatastore(SQLiteDatastore):
@@ -57,6 +82,7 @@ class LedgerDatastore(SQLiteDatastore):
         self._writer: sqlite3.Connection | None = None
         self._writing_thread: int | None = None
         self._depth = 0
+        self._held: HeldInserts | None = None
         self._threads = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._idle = threading.Condition()
@@ -77,7 +103,7 @@ class LedgerDatastore(SQLiteDatastore):
                 yield cursor
         elif self._writing_thread == threading.get_ident():
             assert self._writer is not None
-            yield SQLiteCursor(self._writer.cursor())
+            yield self._cursor(self._writer)
         else:
             with self._snapshot() as cursor:
                 yield cursor
@@ -105,17 +131,23 @@ class LedgerDatastore(SQLiteDatastore):
         if depth and not connection.in_transaction:
             # The disk was full, say, and all is rolled back: what comes now must not stand alone.
             raise Unavailable("the transaction was rolled back by the database")
+        if self._held is not None:
+            self._held.send()  # what comes before a savepoint is not rolled back with it
         try:
             connection.execute(begin)
         except sqlite3.OperationalError as error:
             raise StoreBusy(f"no write lock within {self.lock_timeout_s} s: {error}") from error
         self._depth, self._writing_thread = depth + 1, threading.get_ident()
         try:
-            yield SQLiteCursor(connection.cursor())
+            yield self._cursor(connection)
+            if self._held is not None:
+                self._held.send()
             connection.execute(commit)
             if depth == 0:
                 self.fault = None
         except BaseException as error:
+            if self._held is not None:
+                self._held.forget()
             # A failed COMMIT leaves the transaction open or already rolled back; it ends here.
             if connection.in_transaction:
                 for statement in roll_back:
@@ -133,6 +165,22 @@ class LedgerDatastore(SQLiteDatastore):
             self._depth = depth
             if depth == 0:
                 self._writing_thread = None
+
+    @contextmanager
+    def holding(self) -> Iterator[SQLiteCursor]:
+        """Hold inserts back inside a write transaction, and send them at the end."""
+        assert self._writer is not None
+        connection = self._writer
+        self._held = HeldInserts(lambda statement, rows: insert(connection, statement, rows))
+        try:
+            yield self._cursor(connection)
+            self._held.send()
+        finally:
+            self._held = None
+
+    def _cursor(self, connection: sqlite3.Connection) -> SQLiteCursor:
+        cursor = connection.cursor()
+        return SQLiteCursor(cursor) if self._held is None else HoldingCursor(cursor, self._held)
 
     @contextmanager
     def _snapshot(self) -> Iterator[SQLiteCursor]:
@@ -245,6 +293,25 @@ class LedgerDatastore(SQLiteDatastore):
             for connection in (*self._readers, *([self._writer] if self._writer else [])):
                 connection.close()
             self._readers, self._writer = [], None
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
+    """Insert rows by few statements, and so that few different ones are ever prepared.
+
+    At each statement the thread lets go of the interpreter, and waits to have it back.
+    """
+    done = 0
+    while done < len(rows):
+        count = min(ROWS_IN_A_STATEMENT, 1 << (len(rows) - done).bit_length() - 1)
+        values = list(chain.from_iterable(rows[done : done + count]))
+        connection.execute(_of_many_rows(statement, count), values)
+        done += count
+
+
+@lru_cache(1_000)
+def _of_many_rows(statement: str, count: int) -> str:
+    """Return an insert of one row as one of so many."""
+    return _ROW.sub(lambda row: f"VALUES {', '.join([row[1]] * count)}", statement)
 
 
 def _fault_of_disk(error: BaseException | None) -> StorageFull | StorageFailed | None:

@@ -84,8 +84,8 @@ class LogRows:
         type_: str,
         recorded_at: str,
         state: bytes,
-    ) -> None:
-        """Add the leaf of an event, and the hash of each tile that it fills.
+    ) -> bytes:
+        """Add the leaf of an event, and the hash of each tile that it fills; return the leaf.
 
         Belongs into the transaction that inserts the event, with the columns as they are stored.
         """
@@ -96,6 +96,7 @@ class LogRows:
             level, index = level + 1, index // TILE_WIDTH
             full = self._hashes(c, level - 1, (index - 1) * TILE_WIDTH, TILE_WIDTH)
             c.execute(_ADD_HASH, (level, index - 1, root(full)))
+        return leaf
 
     def hash_reader(self, c: Cursor, size: int) -> HashAt:
         """Return a reader of the tree of `size`. It remembers tiles: make one for each proof."""

@@ -151,7 +151,13 @@ class AccessRows:
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
         event = recorded.event
-        if isinstance(event, SubjectEvent):
+        if isinstance(event, SubjectRegistered):
+            cursor.execute(
+                "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
+                "DO UPDATE SET properties = excluded.properties",
+                (event.subject.key, recorded.position, _json(event.properties)),
+            )
+        elif isinstance(event, SubjectEvent):
             cursor.execute(
                 "INSERT INTO access_subjects (subject, position) VALUES (?, ?) "
                 "ON CONFLICT (subject) DO NOTHING",
@@ -204,11 +210,6 @@ class AccessRows:
                         subject.key,
                         parent.key,
                     ),
-                )
-            case SubjectRegistered(subject=subject, properties=properties):
-                cursor.execute(
-                    "UPDATE access_subjects SET properties = ? WHERE subject = ?",
-                    (_json(properties), subject.key),
                 )
             case ResourceListed():
                 cursor.execute(

@@ -13,7 +13,7 @@ from eventsourcing.persistence import Cursor
 from ledger.application import Ledger
 from ledger.domain.events import Author, Recorded
 from ledger.domain.values import Basis, Scope, Subject
-from ledger.store import replay
+from ledger.store import held, replay
 from ledger.store.replay import DIFFERENCES_SHOWN_MAX, Difference, rebuild
 from tests.conftest import LOG_KEY, SetClock, open_ledger
 from tests.store.failing import dump
@@ -76,7 +76,7 @@ def test_what_is_live_is_what_a_rebuild_makes(
     """However many rows are written or compared together, nothing differs and nothing changes."""
     before = dump(path)
     for together in (1, 2, 3, 1_000):
-        monkeypatch.setattr(replay, "ROWS_TOGETHER", together)
+        monkeypatch.setattr(held, "ROWS_TOGETHER", together)
         monkeypatch.setattr(replay, "COMPARED_TOGETHER", together)
         progress: list[tuple[int, int]] = []
 

@@ -48,14 +48,15 @@ from ledger.service.http.route import (
     LedgerRoute,
     allow,
     answer_of,
-    authenticate,
     author_of,
+    bearer_key,
+    begin,
+    caller_of,
     check_media_type,
     fingerprint,
     is_header_id,
     receipt_of,
     router,
-    run_and_read,
     service_of,
     status_of_done,
     strict_json,
@@ -213,12 +214,13 @@ async def _answers(request: Request, by: Author) -> AsyncGenerator[bytes, None]:
 async def _read(request: Request, by: Author, groups: asyncio.Queue[list[_Line] | None]) -> None:
     """Begin the commands of a batch in the order of its lines, and hand on what was begun."""
     group: list[_Line] = []
+    key = bearer_key(request)
     try:
         async for number, text in _lines(request):
             if isinstance(text, LedgerError):
                 group.append(_Line(number, text))
             elif text:
-                group.append(_begin(request, by, number, text))
+                group.append(_begin(request, by, key, number, text))
             if group and (text is None or len(group) >= COMMANDS_TOGETHER_MAX):
                 await groups.put(group)
                 group = []
@@ -264,11 +266,12 @@ def _within_limits(number: int, text: bytes) -> bytes | LedgerError:
     return text.strip()
 
 
-def _begin(request: Request, by: Author, number: int, text: bytes) -> _Line:
+def _begin(request: Request, by: Author, key: bytes, number: int, text: bytes) -> _Line:
     """Let a line's command wait for its turn, unless it is refused before."""
     try:
         # Again for each line: the key may have been revoked since the batch began.
-        caller = authenticate(request, count=False)
+        service = service_of(request)
+        caller = caller_of(service, key)
         asked = _understood(strict_json(text))
         path = _path_of(asked)
         route, parameters = request.app.state.commands.find(asked.method, path)
@@ -277,8 +280,7 @@ def _begin(request: Request, by: Author, number: int, text: bytes) -> _Line:
         once = None
         if asked.idempotency_key is not None:
             once = Once(asked.idempotency_key, fingerprint(asked.method, path, asked.body))
-        service = service_of(request)
-        waiting = service.writer.begin(lambda: run_and_read(service, command, by, once))
+        waiting = begin(service, command, by, once)
     except LedgerError as error:
         return _Line(number, error)
     return _Line(number, (command, waiting))

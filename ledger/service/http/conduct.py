@@ -198,6 +198,7 @@ def record_violation(request: Request, body: ViolationRequest) -> Command:
             by=by,
             once=once,
         ),
+        subjects=[body.subject],
     )
 
 
@@ -228,6 +229,7 @@ def warn(request: Request, body: WarningRequest) -> Command:
         lambda by, once: ledger.warn(
             body.subject, grounds=body.grounds, reason=body.reason, by=by, once=once
         ),
+        subjects=[body.subject],
     )
 
 

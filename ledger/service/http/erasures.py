@@ -116,6 +116,7 @@ def request_erasure(request: Request, body: ErasureRequest) -> Command:
     ledger = service_of(request).ledger
     return Command(
         lambda by, once: ledger.request_erasure(body.subject, reason=body.reason, by=by, once=once),
+        subjects=[body.subject],
     )
 
 
@@ -194,6 +195,7 @@ def place_hold(request: Request, body: HoldRequest) -> Command:
     ledger = service_of(request).ledger
     return Command(
         lambda by, once: ledger.place_hold(body.subject, reason=body.reason, by=by, once=once),
+        subjects=[body.subject],
     )
 
 

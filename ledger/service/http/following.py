@@ -23,7 +23,14 @@ from ledger.domain.errors import Behind
 from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Role, format_instant
 from ledger.service.feed import MIN_POSITION_WAIT_S, Feed
-from ledger.service.http.route import allow, answer, authenticate, router, service_of
+from ledger.service.http.route import (
+    allow,
+    answer,
+    bearer_key,
+    caller_of,
+    router,
+    service_of,
+)
 from ledger.service.http.shapes import read_responses
 from ledger.service.wiring import Service
 from projections.access import CHANGES_ANSWERS, snapshot
@@ -100,7 +107,7 @@ async def access_changes(
     service = service_of(request)
     if wait:
         await _first(_news(service.feed, after, wait), _gone(request))
-        authenticate(request, count=False)  # the key may have been revoked meanwhile
+        caller_of(service_of(request), bearer_key(request))  # it may be revoked meanwhile
     body = await run_in_threadpool(_changes, service, after)
     return answer(body, position=body["position"], headers={"Cache-Control": "no-store"})
 

@@ -27,7 +27,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from prometheus_client import Counter
 
-from ledger.application import Done, Once
+from ledger.application import Done, Foreseen, Once
 from ledger.domain.errors import Behind, Conflict, InvalidValue, NotFound, Refused
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
@@ -196,21 +196,32 @@ def service_of(request: Request) -> Service:
 # --- who is it ------------------------------------------------------------------------------------
 
 
-def authenticate(request: Request, *, count: bool = True) -> Caller:
+def authenticate(request: Request) -> Caller:
     """Return the operator behind the bearer key, and count the request against the key's limit.
 
     Raises ``NotAuthenticated``, always in one wording.
     """
     service = service_of(request)
-    service.feed.require_current()
+    caller = caller_of(service, bearer_key(request))
+    if service.limiter is not None:
+        service.limiter.count(caller.key)
+    return caller
+
+
+def bearer_key(request: Request) -> bytes:
+    """Return the key that a request carries; nothing when it is none of ours."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    caller = None
-    if scheme.lower() == "bearer" and 0 < len(secret) <= KEY_BYTES_MAX:
-        caller = service.keyring.find(secret.strip().encode("latin-1"), service.now_us())
+    if scheme.lower() != "bearer" or len(secret) > KEY_BYTES_MAX:
+        return b""
+    return secret.strip().encode("latin-1")
+
+
+def caller_of(service: Service, key: bytes) -> Caller:
+    """Return whom a key belongs to now. Raises ``NotAuthenticated``."""
+    service.feed.require_current()
+    caller = service.keyring.find(key, service.now_us())
     if caller is None:
         raise NotAuthenticated("the request carries no usable key")
-    if count and service.limiter is not None:
-        service.limiter.count(caller.key)
     return caller
 
 
@@ -254,8 +265,7 @@ def is_header_id(text: str) -> bool:
 
 def fingerprint(method: str, path: str, body: object) -> str:
     """Return the SHA-256 of a request: its method, its path and the members of its body."""
-    payload = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{method} {path}\n{payload}".encode()).hexdigest()
+    return hashlib.sha256(f"{method} {path}\n{_ENCODER.encode(body)}".encode()).hexdigest()
 
 
 # --- can it be read -------------------------------------------------------------------------------
@@ -339,13 +349,7 @@ def strict_json(body: bytes) -> object:
     beyond 2^53 and nesting deeper than ``JSON_DEPTH_MAX``.
     """
     try:
-        value: object = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
-        )
+        value: object = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -354,7 +358,8 @@ def strict_json(body: bytes) -> object:
         ) from None
     except RecursionError:
         raise MalformedRequest(f"the body nests deeper than {JSON_DEPTH_MAX}") from None
-    _check_depth(value)
+    if body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX:
+        _check_depth(value)
     return value
 
 
@@ -385,6 +390,12 @@ def _float(text: str) -> float:
 
 def _constant(text: str) -> object:
     raise MalformedRequest(f"{text} is not a JSON value")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _check_depth(value: object) -> None:
@@ -454,6 +465,8 @@ class Command:
 
     run: Callable[[Author, Once | None], Done]
     afterwards: Callable[[], object] | None = None
+    subjects: Sequence[Subject] = ()
+    """Whose records the decision will look at, as far as the request says it."""
 
 
 async def _run(request: Request, command: Command) -> Response:
@@ -467,7 +480,7 @@ async def _run(request: Request, command: Command) -> Response:
     counted: Counter = request.app.state.monitor.metrics.commands
     route = f"{request.method} {request.scope['route'].path}"
     try:
-        done, leaf_hash = await service.writer.run(lambda: run_and_read(service, command, by, once))
+        done, leaf_hash = await begin(service, command, by, once)
     except Exception as error:
         refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
         counted.labels(route, "refused" if refused else "failed").inc()
@@ -481,13 +494,17 @@ async def _run(request: Request, command: Command) -> Response:
     return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
 
 
-def run_and_read(
+def begin(
     service: Service, command: Command, by: Author, once: Once | None
-) -> tuple[Done, bytes]:
-    """Run a command on the writer's thread; return what it led to, and the leaf of that."""
-    done = command.run(by, once)
-    with service.recorder.store.transaction(commit=False) as c:
-        return done, service.log.leaf_hashes(c, done.recorded.position - 1, 1)[0]
+) -> asyncio.Future[tuple[Done, bytes]]:
+    """Let a command wait for its turn; it leads to what it did, and the leaf of that."""
+
+    def run() -> tuple[Done, bytes]:
+        done = command.run(by, once)
+        return done, service.recorder.leaf_hash(done.recorded.position)
+
+    key = (by.operator, once.key) if once else None
+    return service.writer.begin(run, Foreseen(key, command.subjects))
 
 
 def status_of_done(done: Done) -> int:

@@ -107,6 +107,7 @@ def register(request: Request, body: RegistrationRequest) -> Command:
         lambda by, once: ledger.register(
             body.subject, properties=body.properties, by=by, once=once
         ),
+        subjects=[body.subject],
     )
 
 
@@ -122,6 +123,7 @@ def link(request: Request, body: LinkRequest) -> Command:
     ledger = service_of(request).ledger
     return Command(
         lambda by, once: ledger.link(body.subject, parent=body.parent, by=by, once=once),
+        subjects=[body.subject, body.parent],
     )
 
 
@@ -137,6 +139,7 @@ def unlink(request: Request, body: LinkRequest) -> Command:
     ledger = service_of(request).ledger
     return Command(
         lambda by, once: ledger.unlink(body.subject, parent=body.parent, by=by, once=once),
+        subjects=[body.subject, body.parent],
     )
 
 

@@ -243,6 +243,7 @@ def suspend(request: Request, body: SuspensionRequest) -> Command:
             by=by,
             once=once,
         ),
+        subjects=[body.subject],
     )
 
 
