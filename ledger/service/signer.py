@@ -182,7 +182,7 @@ class Signer:
             self.mark_doubted(str(error))
 
     def mark_doubted(self, doubt: str) -> None:
-        """Put the log in doubt, from any thread: nothing is recorded or signed from here on."""
+        """Record nothing from now on, sign nothing, and say why; the first doubt stays."""
         if self.doubt is None:
             self.doubt = doubt
             self.state = "doubted"

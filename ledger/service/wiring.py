@@ -23,6 +23,7 @@ from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
 from ledger.service.feed import MIN_POSITION_WAIT_S, STANDBY_PAUSE_S, Feed, asked_position
 from ledger.service.limiter import Limiter
+from ledger.service.projection_check import ProjectionCheck
 from ledger.service.settings import Settings
 from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
@@ -133,6 +134,7 @@ class Service:
     writer: Writer
     ticker: Ticker
     signer: Signer
+    projection_check: ProjectionCheck
     witnesses: Witnesses
     limiter: Limiter | None
     decision_log: DecisionLog | None
@@ -266,12 +268,14 @@ class Service:
         self.signer.start()
         self.writer.start()
         self.ticker.start()
+        self.projection_check.start()
         if self.decision_log is not None:
             self.decision_log.start()
         return len(lost)
 
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""
+        self.projection_check.stop()
         self.ticker.stop()
         self.writer.stop()
         self.signer.stop()
@@ -287,7 +291,7 @@ class Service:
         self.ledger.vault.close()
 
 
-def _projections(
+def projections_of(
     dialect: Literal["sqlite", "postgresql"],
 ) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
     """Return every projection, in the order in which they take in an event."""
@@ -296,11 +300,11 @@ def _projections(
 
 def schema_script() -> str:
     """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
-    parts = (LogRows(), *_projections("postgresql"))
+    parts = (LogRows(), *projections_of("postgresql"))
     return script([*DDL, *(each for part in parts for each in part.DDL), *VAULT_DDL])
 
 
-def _open_store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> Store:
     """Open the store that the settings name, and make its file and folders where they are missing.
 
     Raises ``Unavailable`` where that cannot be.
@@ -319,22 +323,30 @@ def _open_store(settings: Settings) -> Store:
         raise Unavailable(f"{path or error.filename} cannot be made: {error.strerror}") from None
 
 
+def open_vault(settings: Settings, store: Store, *, vault_key: bytes, origin: str) -> Vault:
+    """Open the vault of the ledger in ``store``; a new one gets the name ``origin``."""
+    if isinstance(store, PostgresDatastore):
+        return PostgresVault(store, vault_key=vault_key, origin=origin)
+    return Vault(settings.vault_path, vault_key=vault_key, origin=origin)
+
+
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
-    store = _open_store(settings)
-    access, conduct, operators, erasures, trail = projections = _projections(store.dialect)
+    store = open_store(settings)
+    access, conduct, operators, erasures, trail = projections = projections_of(store.dialect)
     log_rows = LogRows()
     recorder = LedgerRecorder(store, clock=clock, log=log_rows, projections=projections)
-    recorder.create_table()
+    try:
+        recorder.create_table()
+        recorder.refuse_half_copy()
+    except BaseException:
+        store.close()
+        raise
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
         make_vault_key(settings.vault_key_path)
     vault_key = read_vault_key(settings.vault_key_path)
-    vault: Vault = (
-        PostgresVault(store, vault_key=vault_key, origin=settings.origin)
-        if isinstance(store, PostgresDatastore)
-        else Vault(settings.vault_path, vault_key=vault_key, origin=settings.origin)
-    )
+    vault = open_vault(settings, store, vault_key=vault_key, origin=settings.origin)
     ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
     signer = Signer(
@@ -371,6 +383,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,
+        projection_check=ProjectionCheck(settings.database_url, signer.mark_doubted),
         witnesses=witnesses,
         limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
         decision_log=(
@@ -393,5 +406,5 @@ def reading_recorder(database: Path | str) -> LedgerRecorder:
         store,
         clock=wall_clock,
         log=None,
-        projections=_projections(store.dialect),
+        projections=projections_of(store.dialect),
     )

@@ -74,6 +74,15 @@ DDL: Final = (
         recorded INTEGER NOT NULL,
         PRIMARY KEY (operator, idempotency_key)
     ) STRICT, WITHOUT ROWID""",
+    # A row says that what is here is copied from another database, and not all of it yet. Whoever
+    # copies takes the row away and puts it back in each transaction, so nobody else can append.
+    """CREATE TABLE IF NOT EXISTS half_copy (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        source TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_not_added_to_half_a_copy BEFORE INSERT ON events
+        WHEN EXISTS (SELECT 1 FROM half_copy)
+        BEGIN SELECT raise(ABORT, 'this is half of a copy'); END""",
 )
 _SELECT: Final = "SELECT position, stream, version, type, recorded_at, state FROM events "
 _EVENT_IS_THERE: Final = (
@@ -177,6 +186,17 @@ class LedgerRecorder(ApplicationRecorder):
     def create_table(self) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
         self.store.make_tables(self.statements())
+
+    def refuse_half_copy(self) -> None:
+        """Raise ``Unavailable`` when the store holds a copy that was not made to the end."""
+        with self.store.transaction(commit=False) as c:
+            c.execute("SELECT source FROM half_copy")
+            row = c.fetchone()
+        if row is not None:
+            raise Unavailable(
+                f"{self.store.path} holds half of a copy of {row[0]}; run the same "
+                "compliance-ledger migrate again, which goes on where it stopped"
+            )
 
     # --- writing ----------------------------------------------------------------------------------
 
