@@ -225,7 +225,7 @@ def test_a_settings_file_says_which_ledger_is_meant(
         ("LEDGER_UNKNOWN_SUBJECT", "maybe", "LEDGER_UNKNOWN_SUBJECT: Input should be 'allow'"),
         ("LEDGER_ORIGIN", "", "LEDGER_ORIGIN: String should have at least 1 character"),
         ("LEDGER_SETTINGS", "none.toml", "LEDGER_SETTINGS names none.toml, which is no file"),
-        ("LEDGER_SETTINGS", "slip.toml", "orgin is no setting; there are database_url, origin,"),
+        ("LEDGER_SETTINGS", "slip.toml", "orgin is no setting; there are database_url, read_url,"),
         ("LEDGER_SETTINGS", "broken.toml", "broken.toml cannot be read as TOML"),
     ],
 )
