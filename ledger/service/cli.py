@@ -25,7 +25,7 @@ import orjson
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from ledger.domain.errors import (
@@ -86,15 +86,19 @@ def main() -> None:
     try:
         app()
     except LedgerError as error:
-        err.print(f"compliance-ledger: {error}", markup=False)
-        if error.hint and error.hint != Unavailable.hint:  # that one speaks of an HTTP header
-            err.print(error.hint, markup=False)
+        _print_refusal(error)
         raise SystemExit(1) from None
     except ValidationError as error:
         # A value from the command line that a fact cannot hold: an empty label, say.
         for fault in error.errors():
             err.print(f"compliance-ledger: {_where(fault)}: {_what(fault)}", markup=False)
         raise SystemExit(1) from None
+
+
+def _print_refusal(error: LedgerError) -> None:
+    err.print(f"compliance-ledger: {error}", markup=False)
+    if error.hint and error.hint != Unavailable.hint:  # that one speaks of an HTTP header
+        err.print(error.hint, markup=False)
 
 
 def _settings(**given: Any) -> Settings:
@@ -592,7 +596,7 @@ def verify_stored(
         recorder.store.close()
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: Report, *, as_json: bool, **more: object) -> None:
     proven = report.proven.checkpoint if report.proven else None
     if as_json:
         _print_json(
@@ -604,6 +608,7 @@ def _show(report: Report, *, as_json: bool) -> None:
                 "findings": [asdict(finding) for finding in report.findings],
                 "doubts": report.doubts,
                 "remarks": report.remarks,
+                **more,
             }
         )
         return
@@ -694,7 +699,7 @@ def export(
     from ledger.tlog.note import parse_note
     from ledger.tlog.tiles import Tile
 
-    with _existing(_settings()) as service, service.reading() as (c, _):
+    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
         note = service.log.newest_checkpoint(c)
         if note is None:
             raise InvalidValue("nothing was signed yet; start the service, which signs")
@@ -760,6 +765,62 @@ def backup(
         raise typer.Exit(report.code)
 
 
+# --- migrate --------------------------------------------------------------------------------------
+
+
+@app.command()
+def migrate(
+    source: Annotated[str, typer.Option("--from", help="The URL of the database of the ledger.")],
+    target: Annotated[str, typer.Option("--to", help="The URL of the database it is copied to.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the ledger into another database, unchanged, and verify both; run again, it goes on.
+
+    Nothing is recorded meanwhile. Exits with 0 when both are fine, 1 when something was tampered
+    with, 2 when it could not be copied or verified.
+    """
+    from ledger.service.migrating import migrate as migrate_ledger
+
+    try:
+        old, new = (_settings(database_url=url) for url in (source, target))
+        with _steps(as_json=as_json) as progress:
+            migrated = migrate_ledger(old, new, progress=progress)
+    except LedgerError as error:
+        _print_refusal(error)
+        raise typer.Exit(2) from None
+    report = migrated.report
+    if not as_json:
+        out.print(
+            f"Copied {migrated.copied} events. What was found in {migrated.database}:", markup=False
+        )
+    _show(report, as_json=as_json, database=migrated.database, copied=migrated.copied)
+    if report.code:
+        raise typer.Exit(report.code)
+    if not as_json:
+        out.print(
+            f"From now on serve only {new.database}, which LEDGER_DATABASE_URL must name.",
+            markup=False,
+        )
+        for name in ("log_key", "checkpoint", "vault_key"):
+            path = getattr(old, f"{name}_path").absolute()
+            if path != getattr(new, f"{name}_path").absolute():
+                out.print(f"Set LEDGER_{name.upper()}_FILE={path}", markup=False)
+
+
+@contextmanager
+def _steps(*, as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far each step of several is."""
+    with Progress(console=err, disable=as_json) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
 # --- wrongful -------------------------------------------------------------------------------------
 
 
@@ -781,7 +842,7 @@ def wrongful(
     path = log or settings.decision_log
     if path is None or not path.is_file():
         raise InvalidValue(f"there is no decision log at {path}; name one with --log")
-    with _existing(settings) as service, service.reading() as (c, _):
+    with _existing(settings) as service, service.reading(newest=True) as (c, _):
         if service.conduct.stream_of(c, violation) is None:
             raise NotFound(f"no violation {violation!r} is recorded")
         suspensions = frozenset(id_ for _, id_ in service.access.resting_on(c, violation))
@@ -844,7 +905,7 @@ def issue_key(
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """List operators and their keys; never a key itself."""
-    with _existing(_settings()) as service, service.reading() as (c, _):
+    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
         found: list[Any] = service.operators.operators(c, after="", limit=100_000)
         now = service.clock()
     if as_json:

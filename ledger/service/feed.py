@@ -2,6 +2,10 @@
 
 A follower sees every event once, in order. When one fails, the feed stops and says so: from then on
 nothing in memory may be trusted to be current, and checks must not be answered from it.
+
+When the ledger ends before what was applied, or has another event in its place, it lost events:
+then what is in memory is what was answered and acted upon, and nobody knows better. The feed stays
+there, says so, and checks go on.
 """
 
 from __future__ import annotations
@@ -10,14 +14,19 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Final, Protocol
 
-from ledger.domain.errors import Behind, LedgerError, Unavailable
+from ledger.domain.errors import Behind, LedgerError, LogNotVerified, Unavailable
 from ledger.domain.events import Recorded
 from ledger.store.recorder import LedgerRecorder
 
 MIN_POSITION_WAIT_S: Final = 2.0  # how long a request waits to have applied Ledger-Min-Position
+STANDBY_PAUSE_S: Final = 0.02  # between two looks at a standby, which tells nobody of its news
+
+asked_position: ContextVar[int] = ContextVar("asked_position", default=0)
+"""The position that the request at hand wants its answer to include."""
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +51,15 @@ class Feed:
         self._draining = False
         self.position = 0
         self.failure: Exception | None = None
+        self.on_loss: Callable[[str], None] = lambda _: None
+        """Called once, when the ledger lost events that were applied here, with what is lost."""
+        self._last: Recorded | None = None  # what was applied at ``position``, unless loaded
+        self._lost = False
         self._unreachable: Unavailable | None = None
 
     def start(self, position: int) -> None:
         """Begin at ``position``, from which the followers were loaded, and watch for commits."""
-        self.position = position
+        self.position = self._recorder.newest = position
         self._recorder.committed = self.committed
         self._thread = threading.Thread(target=self._watch, name="feed", daemon=True)
         self._thread.start()
@@ -81,7 +94,27 @@ class Feed:
         self._wake()
 
     def _catch_up(self) -> None:
-        self._apply(self._recorder.events(after=self.position))
+        if self._lost:
+            return
+        try:
+            self._apply(self._following())
+        except LogNotVerified as error:
+            self._lost = True
+            self.on_loss(str(error))
+
+    def _following(self) -> Iterator[Recorded]:
+        """Yield what follows the last event that was applied, once that is found to be there."""
+        events = self._recorder.events(after=max(0, self.position - 1))
+        if self.position:
+            here = next(events, None)
+            if here is None:
+                self._recorder.require_nothing_lost(self._recorder.position)
+            elif self._last is not None and here != self._last:
+                raise LogNotVerified(
+                    f"event {self.position} is not the one that this process has seen: the ledger "
+                    "lost that one, and went on differently"
+                )
+        yield from events
 
     def _apply(self, events: Iterable[Recorded]) -> None:
         if self.failure is not None:
@@ -90,9 +123,10 @@ class Feed:
             for recorded in events:
                 for follower in self._followers:
                     follower.apply(recorded)
-                self.position = recorded.position
+                self.position, self._last = recorded.position, recorded
+                self._recorder.newest = max(self._recorder.newest, recorded.position)
         except Exception as error:
-            if type(error) is Unavailable:  # the store could not be read just now
+            if type(error) in {Unavailable, LogNotVerified}:  # it is about the store
                 raise
             # The event is committed and cannot be refused any more; memory is stale for good.
             self.failure = error

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,6 +35,10 @@ class Settings(BaseSettings):
         default="sqlite:///var/ledger.db",
         description="Where the ledger is kept: sqlite:///relative/path, sqlite:////absolute/path, "
         "or postgresql://user@host/database.",
+    )
+    read_url: str | None = Field(
+        default=None,
+        description="The address of a hot standby of that PostgreSQL database, to read from.",
     )
     origin: str = Field(
         default="ledger.localhost",
@@ -120,6 +124,17 @@ class Settings(BaseSettings):
         if not is_postgresql(url):
             sqlite_path(url)
         return url
+
+    @model_validator(mode="after")
+    def _standby_of_postgresql(self) -> Self:
+        if self.read_url is not None and not (
+            is_postgresql(self.read_url) and is_postgresql(self.database_url)
+        ):
+            raise ValueError(
+                "LEDGER_READ_URL must be postgresql://user@host/database, a standby of the "
+                "PostgreSQL database that LEDGER_DATABASE_URL names"
+            )
+        return self
 
     @property
     def database_path(self) -> Path | None:

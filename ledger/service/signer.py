@@ -179,9 +179,10 @@ class Signer:
         try:
             yield
         except (LogNotVerified, InvalidValue, TamperDetected, LogError) as error:
-            self._mark_doubted(str(error))
+            self.mark_doubted(str(error))
 
-    def _mark_doubted(self, doubt: str) -> None:
+    def mark_doubted(self, doubt: str) -> None:
+        """Record nothing from now on, sign nothing, and say why; the first doubt stays."""
         if self.doubt is None:
             self.doubt = doubt
             self.state = "doubted"
@@ -460,8 +461,9 @@ def _doubt(found: str) -> LogNotVerified:
 def _lost(size: int, head: int) -> LogNotVerified:
     return LogNotVerified(
         f"a checkpoint of {size} events was signed, and the database ends at position {head}: it "
-        "lost events, or an older copy was put in its place. Put the newest copy back; when there "
-        "is none that has them, compliance-ledger recover --accept-loss goes on without them"
+        f"lost events {head + 1} to {size}, or an older copy was put in its place. Put the newest "
+        "copy back; when there is none that has them, compliance-ledger recover --accept-loss goes "
+        "on without them"
     )
 
 

@@ -22,7 +22,7 @@ from ledger.service.bundle import BUNDLE_BYTES_MAX, TILE_BYTES_MAX, Bundle
 from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
 from ledger.store.postgres import without_password
 from ledger.store.recorder import LedgerRecorder
-from ledger.store.replay import rebuild
+from ledger.store.replay import Difference, rebuild
 from ledger.tlog.checkpoint import LogKey, parse_hash
 from ledger.tlog.merkle import (
     LogError,
@@ -263,20 +263,23 @@ def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silen
         rebuilt = rebuild(recorder, progress=progress)
     except (*UNREADABLE, LedgerError) as error:
         return Report(doubts=(f"The projections could not be compared: {error}.",))
-    return Report(
-        findings=tuple(
-            Finding(
-                Kind.PROJECTION,
-                f"The projection {each.projection} differs from the events in {each.table}: "
-                f"{len(each.missing)} rows are missing, {len(each.extra)} rows are accounted for "
-                "by no event.",
-            )
-            for each in rebuilt.differences
+    return Report(findings=projection_findings(rebuilt.differences))
+
+
+def projection_findings(differences: Iterable[Difference]) -> tuple[Finding, ...]:
+    """Say in words where projections differ from a rebuild."""
+    return tuple(
+        Finding(
+            Kind.PROJECTION,
+            f"The projection {each.projection} differs from the events in {each.table}: "
+            f"{len(each.missing)} rows are missing, {len(each.extra)} rows are accounted for "
+            "by no event.",
         )
+        for each in differences
     )
 
 
-_TABLES_THERE: Final = {
+TABLES_THERE: Final = {
     "sqlite": "SELECT name FROM sqlite_schema",
     "postgresql": "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)",
 }
@@ -284,7 +287,7 @@ _TABLES_THERE: Final = {
 
 def _missing_tables(recorder: LedgerRecorder) -> tuple[Finding, ...]:
     with recorder.store.transaction(commit=False) as c:
-        c.execute(_TABLES_THERE[recorder.store.dialect])
+        c.execute(TABLES_THERE[recorder.store.dialect])
         there = {row[0] for row in c.fetchall()}
     return tuple(
         Finding(Kind.PROJECTION, f"The projection {each.NAME} has no table {table} any more.")

@@ -17,12 +17,13 @@ from typing import Literal
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
-from ledger.domain.errors import InvalidValue, NotFound, Unavailable
+from ledger.domain.errors import Behind, InvalidValue, NotFound, Unavailable
 from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
-from ledger.service.feed import Feed
+from ledger.service.feed import MIN_POSITION_WAIT_S, STANDBY_PAUSE_S, Feed, asked_position
 from ledger.service.limiter import Limiter
+from ledger.service.projection_check import ProjectionCheck
 from ledger.service.settings import Settings
 from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
@@ -133,6 +134,7 @@ class Service:
     writer: Writer
     ticker: Ticker
     signer: Signer
+    projection_check: ProjectionCheck
     witnesses: Witnesses
     limiter: Limiter | None
     decision_log: DecisionLog | None
@@ -146,10 +148,24 @@ class Service:
         return max(self.clock_us(), self.index.recorded_at)
 
     @contextmanager
-    def reading(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield a cursor on one snapshot of the store, and the position of that snapshot."""
-        with self.recorder.store.transaction(commit=False) as cursor:
-            yield cursor, self.recorder.position
+    def reading(self, *, newest: bool = False, at_least: int = 0) -> Iterator[tuple[Cursor, int]]:
+        """Yield a cursor on one snapshot of the store, and the position of that snapshot.
+
+        It is the standby's where one is set, unless the ``newest`` is asked for. It has the
+        position that the request names. Given ``at_least``, it is waited for to have that, too.
+        Raises ``Behind``.
+        """
+        store, until = self.recorder.store, time.monotonic() + MIN_POSITION_WAIT_S
+        while True:
+            with store.transaction(commit=False) if newest else store.answering() as cursor:
+                head = self.recorder.position
+                if head < asked_position.get() or (head < at_least and time.monotonic() > until):
+                    needed = max(at_least, asked_position.get())
+                    raise Behind(f"position {needed} is asked for, and what is read ends at {head}")
+                if head >= at_least:
+                    yield cursor, head
+                    return
+            time.sleep(STANDBY_PAUSE_S)
 
     def require_modest_role(self) -> None:
         """Raise ``InvalidValue`` when the database's role could change what is recorded."""
@@ -161,6 +177,22 @@ class Service:
                     f"{power}, so nothing keeps this service from changing what is recorded; serve "
                     "with a member of ledger_writer, or set LEDGER_ALLOW_OWNER to true"
                 )
+
+    def require_own_standby(self) -> None:
+        """Raise ``InvalidValue`` when what is read from is a standby of another ledger."""
+        if self.settings.read_url is None:
+            return
+        firsts = []
+        try:
+            for newest in (True, False):
+                with self.reading(newest=newest) as (c, _):
+                    firsts.append(self.log.leaf_hashes(c, 0, 1))
+        except Unavailable as error:
+            log.warning("the standby cannot be read just now: %s", error)
+            return
+        first, there = firsts
+        if there and there != first:
+            raise InvalidValue("LEDGER_READ_URL names a standby of another ledger")
 
     def open(self) -> str:
         """Make the log's key and open the ledger; returns the public key.
@@ -221,6 +253,7 @@ class Service:
         Returns how many keys the vault lacks that no erasure destroyed.
         """
         self.require_modest_role()
+        self.require_own_standby()
         position = self.load()
         self.ledger.shred()
         lost = self.lost_keys()
@@ -235,12 +268,14 @@ class Service:
         self.signer.start()
         self.writer.start()
         self.ticker.start()
+        self.projection_check.start()
         if self.decision_log is not None:
             self.decision_log.start()
         return len(lost)
 
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""
+        self.projection_check.stop()
         self.ticker.stop()
         self.writer.stop()
         self.signer.stop()
@@ -256,7 +291,7 @@ class Service:
         self.ledger.vault.close()
 
 
-def _projections(
+def projections_of(
     dialect: Literal["sqlite", "postgresql"],
 ) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
     """Return every projection, in the order in which they take in an event."""
@@ -265,11 +300,11 @@ def _projections(
 
 def schema_script() -> str:
     """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
-    parts = (LogRows(), *_projections("postgresql"))
+    parts = (LogRows(), *projections_of("postgresql"))
     return script([*DDL, *(each for part in parts for each in part.DDL), *VAULT_DDL])
 
 
-def _open_store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> Store:
     """Open the store that the settings name, and make its file and folders where they are missing.
 
     Raises ``Unavailable`` where that cannot be.
@@ -278,7 +313,7 @@ def _open_store(settings: Settings) -> Store:
     try:
         settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
         if path is None:
-            return PostgresDatastore(settings.database_url)
+            return PostgresDatastore(settings.database_url, standby=settings.read_url)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
@@ -288,22 +323,30 @@ def _open_store(settings: Settings) -> Store:
         raise Unavailable(f"{path or error.filename} cannot be made: {error.strerror}") from None
 
 
+def open_vault(settings: Settings, store: Store, *, vault_key: bytes, origin: str) -> Vault:
+    """Open the vault of the ledger in ``store``; a new one gets the name ``origin``."""
+    if isinstance(store, PostgresDatastore):
+        return PostgresVault(store, vault_key=vault_key, origin=origin)
+    return Vault(settings.vault_path, vault_key=vault_key, origin=origin)
+
+
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
-    store = _open_store(settings)
-    access, conduct, operators, erasures, trail = projections = _projections(store.dialect)
+    store = open_store(settings)
+    access, conduct, operators, erasures, trail = projections = projections_of(store.dialect)
     log_rows = LogRows()
     recorder = LedgerRecorder(store, clock=clock, log=log_rows, projections=projections)
-    recorder.create_table()
+    try:
+        recorder.create_table()
+        recorder.refuse_half_copy()
+    except BaseException:
+        store.close()
+        raise
     if not recorder.position and not settings.vault_key_path.exists():
         # Only a new ledger gets a key: with another one, an old ledger's vault would not open.
         make_vault_key(settings.vault_key_path)
     vault_key = read_vault_key(settings.vault_key_path)
-    vault: Vault = (
-        PostgresVault(store, vault_key=vault_key, origin=settings.origin)
-        if isinstance(store, PostgresDatastore)
-        else Vault(settings.vault_path, vault_key=vault_key, origin=settings.origin)
-    )
+    vault = open_vault(settings, store, vault_key=vault_key, origin=settings.origin)
     ledger = Ledger(recorder, Finder(store, access, conduct, operators, erasures), vault)
     index, keyring = AccessIndex(unknown=settings.unknown_subject), Keyring()
     signer = Signer(
@@ -314,6 +357,8 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         clock=clock,
     )
     recorder.admit = signer.require_verified
+    feed = Feed(recorder, (index, keyring))
+    feed.on_loss = signer.mark_doubted
     policy = PolicyFile()
     if settings.witness_policy is not None:
         policy = read_witness_policy(settings.witness_policy)
@@ -334,10 +379,11 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         operators=operators,
         index=index,
         keyring=keyring,
-        feed=Feed(recorder, (index, keyring)),
+        feed=feed,
         writer=Writer(ledger),
         ticker=Ticker(ledger, recorder, access, clock),
         signer=signer,
+        projection_check=ProjectionCheck(settings.database_url, signer.mark_doubted),
         witnesses=witnesses,
         limiter=Limiter(settings.rate_limit) if settings.rate_limit else None,
         decision_log=(
@@ -360,5 +406,5 @@ def reading_recorder(database: Path | str) -> LedgerRecorder:
         store,
         clock=wall_clock,
         log=None,
-        projections=_projections(store.dialect),
+        projections=projections_of(store.dialect),
     )

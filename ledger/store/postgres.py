@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import psycopg
@@ -38,9 +38,17 @@ POOL_MAX: Final = 20  # of one process: more readers at a time would only wait f
 CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said that there is none
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
+LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
+_ENDED: Final = ("57P", "08", "25P03")  # SQLSTATEs with which a server ends a session
+# A transaction that wrote nothing may answer with what an earlier one wrote. Where a standby must
+# confirm, this makes its commit wait for that, too: it confirms all that came before.
+_COMMIT_CONFIRMED: Final = (
+    "SELECT pg_logical_emit_message(true, 'compliance-ledger', '') "
+    "WHERE pg_current_xact_id_if_assigned() IS NULL; COMMIT"
+)
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
 _COPYABLE: Final = re.compile(
@@ -133,6 +141,9 @@ class PostgresCursor(Cursor):
         return self.postgres_cursor.fetchone()
 
 
+_Pool: TypeAlias = ConnectionPool[psycopg.Connection[Row]]
+
+
 class PostgresDatastore:
     """Connections to one database: one writes, and one reads in each thread that does.
 
@@ -144,7 +155,9 @@ class PostgresDatastore:
     refusals: ClassVar[tuple[type[Exception], ...]] = (psycopg.IntegrityError,)
     failures: ClassVar[tuple[type[Exception], ...]] = (psycopg.OperationalError,)
 
-    def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, standby: str | None = None, lock_timeout_s: float = LOCK_TIMEOUT_S
+    ) -> None:
         self.address = url
         self.path = without_password(url)
         self.lock_timeout_s = lock_timeout_s
@@ -157,21 +170,10 @@ class PostgresDatastore:
         self._listener: psycopg.Connection[Any] | None = None
         self._leader: psycopg.Connection[Any] | None = None
         self._leading = threading.Lock()
-        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
-            url,
-            kwargs={
-                "autocommit": True,
-                "row_factory": _rows,
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "application_name": "compliance-ledger",
-            },
-            configure=_configure,
-            min_size=1,
-            max_size=POOL_MAX,
-            timeout=CONNECT_TIMEOUT_S,
-            reconnect_timeout=CONNECT_TIMEOUT_S,
-            open=True,
-        )
+        self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
+        self._fenced: str | None = None
+        self._pool = _pool(url, self._configure)
+        self._standby = None if standby is None else _pool(standby)
 
     @contextmanager
     def transaction(self, *, commit: bool) -> Iterator[PostgresCursor]:
@@ -187,7 +189,20 @@ class PostgresDatastore:
             assert self._writer is not None
             yield PostgresCursor(self._writer.cursor(), self._held)
         else:
-            with self._snapshot() as cursor:
+            with self._snapshot(self._pool) as cursor:
+                yield cursor
+
+    @contextmanager
+    def answering(self) -> Iterator[PostgresCursor]:
+        """Yield a cursor on a snapshot to answer a question from: of the standby, if one is set.
+
+        Whatever the same thread reads inside it, it reads in that snapshot.
+        """
+        if self._standby is None or self._writing_thread == threading.get_ident():
+            with self.transaction(commit=False) as cursor:
+                yield cursor
+        else:
+            with self._snapshot(self._standby) as cursor:
                 yield cursor
 
     @contextmanager
@@ -195,14 +210,16 @@ class PostgresDatastore:
         begin = (
             f"BEGIN; SET LOCAL lock_timeout = {int(self.lock_timeout_s * 1000)}; "
             f"SET LOCAL idle_in_transaction_session_timeout = '{LOST_WRITER_S}s'; "
-            f"SELECT pg_advisory_xact_lock({_APPEND_LOCK})"
+            f"SELECT pg_advisory_xact_lock({_APPEND_LOCK}), "
+            "current_setting('synchronous_standby_names')"
         )
-        with self._connection(begin) as connection:
+        with self._connection(self._pool, begin) as begun:
+            connection, row = begun.connection, begun.fetchone()
             self._writer, self._writing_thread, self._depth = connection, threading.get_ident(), 1
             try:
                 with _losing(connection):
                     yield PostgresCursor(connection.cursor())
-                _commit(connection, self.lock_timeout_s)
+                _commit(connection, self.lock_timeout_s if row and row[1] else None)
             except BaseException:
                 with suppress(psycopg.Error):  # a lost connection took its transaction with it
                     connection.execute("ROLLBACK")
@@ -251,13 +268,14 @@ class PostgresDatastore:
             self._held = None
 
     @contextmanager
-    def _snapshot(self) -> Iterator[PostgresCursor]:
+    def _snapshot(self, pool: _Pool) -> Iterator[PostgresCursor]:
         shared: psycopg.Connection[Row] | None = getattr(self._threads, "reader", None)
         if shared is not None:  # a query that calls another shares its snapshot
             yield PostgresCursor(shared.cursor())
             return
-        with self._connection("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
-            self._threads.reader = connection
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        with self._connection(pool, begin) as begun:
+            connection = self._threads.reader = begun.connection
             try:
                 with _losing(connection):
                     yield PostgresCursor(connection.cursor())
@@ -267,33 +285,40 @@ class PostgresDatastore:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def _connection(self, begin: str) -> Iterator[psycopg.Connection[Row]]:
-        """Yield a connection on which a transaction was begun.
+    def _connection(self, pool: _Pool, begin: str) -> Iterator[psycopg.Cursor[Row]]:
+        """Yield the cursor on which a transaction was begun, at the last of its answers.
 
         One that was lost while nobody used it is found out by this, and replaced.
         """
+        name = without_password(str(pool.conninfo))
+        lost: psycopg.Error | None = None
         for _ in range(POOL_MAX + 1):
             try:
-                connection = self._pool.getconn()
+                connection = pool.getconn()
             except PoolClosed:
                 raise Unavailable("the store was closed") from None
             except PoolTimeout as error:
-                raise Unavailable(f"no connection to {self.path}: {error}") from error
+                why = self._fenced or str(error)
+                raise Unavailable(f"no connection to {name}: {why}") from error
             try:
                 try:
-                    connection.execute(begin)
+                    begun = connection.execute(begin)
+                    while begun.nextset():
+                        pass
                 except psycopg.errors.LockNotAvailable as error:
-                    connection.execute("ROLLBACK")
+                    with suppress(psycopg.Error):
+                        connection.execute("ROLLBACK")
                     raise StoreBusy(f"no write lock within {self.lock_timeout_s} s") from error
-                except psycopg.OperationalError:
-                    if connection.broken:
-                        continue
-                    raise
-                yield connection
+                except psycopg.Error as error:
+                    # The server may say that it ends the session before the connection is broken.
+                    lost = error
+                    connection.close()
+                    continue
+                yield begun
                 return
             finally:
-                self._pool.putconn(connection)
-        raise Unavailable(f"every connection to {self.path} is lost")
+                pool.putconn(connection)
+        raise Unavailable(f"every connection to {name} is lost: {lost}") from lost
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing and we may. Raises ``Unavailable`` otherwise.
@@ -402,6 +427,8 @@ class PostgresDatastore:
             try:
                 if self._leader is None:
                     self._leader = self._session()
+                    # A holder that hangs, or whose host is gone, says nothing and loses the lock.
+                    self._leader.execute(f"SET idle_session_timeout = '{LEASE_S}s'")
                 found = self._leader.execute(
                     "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' "
                     f"AND objid = {_LEADER_LOCK} AND pid = pg_backend_pid() AND granted) "
@@ -413,6 +440,28 @@ class PostgresDatastore:
                     self._leader = None
                 return False
             return bool(found and found[0])
+
+    def _configure(self, connection: psycopg.Connection[Row]) -> None:
+        """Make a new connection fit to be used; refuse one to a primary that was replaced.
+
+        A commit is on disk when it is answered, here and where a standby must have it, whatever the
+        server's default. And whoever has seen the ledger on a promoted standby never writes to the
+        server that it took over from, nor reads there what nobody else has.
+        """
+        row = connection.execute(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN 0 ELSE "
+            "('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, "
+            "CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') "
+            "THEN set_config('synchronous_commit', 'on', false) END"
+        ).fetchone()
+        timeline = row[0] if row else 0
+        if 0 < timeline < self._timeline:
+            self._fenced = (
+                f"the server is on timeline {timeline}, and the ledger went on on timeline "
+                f"{self._timeline}: a standby was promoted in its place; keep it stopped"
+            )
+            raise psycopg.OperationalError(self._fenced)
+        self._timeline, self._fenced = max(timeline, self._timeline), None
 
     def _session(self) -> psycopg.Connection[Any]:
         """Return a connection of its own, for what lasts as long as a session."""
@@ -427,9 +476,29 @@ class PostgresDatastore:
         """Close every connection, once nobody writes; from then on nobody can."""
         with self.turn:
             self._pool.close()
+            if self._standby is not None:
+                self._standby.close()
         for connection in (self._listener, self._leader):
             if connection is not None:
                 connection.close()
+
+
+def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None = None) -> _Pool:
+    return ConnectionPool(
+        url,
+        kwargs={
+            "autocommit": True,
+            "row_factory": _rows,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "compliance-ledger",
+        },
+        configure=configure,
+        min_size=1,
+        max_size=POOL_MAX,
+        timeout=CONNECT_TIMEOUT_S,
+        reconnect_timeout=CONNECT_TIMEOUT_S,
+        open=True,
+    )
 
 
 def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]) -> None:
@@ -450,15 +519,11 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _configure(connection: psycopg.Connection[Row]) -> None:
-    """See to it that a commit is on disk when it is answered, whatever the server's default."""
-    connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
+def _commit(connection: psycopg.Connection[Row], confirmed_within_s: float | None) -> None:
+    """Commit; where a standby must confirm it, wait so long and no longer.
 
-
-def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
+    No timeout of the server's ends that wait, so it is cancelled. It is committed all the same.
+    """
     if connection.info.transaction_status != _IN_TRANSACTION:
         # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
         raise Unavailable("the transaction was rolled back by the database")
@@ -469,13 +534,18 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
 
     connection.add_notice_handler(heed)
     try:
-        cursor = connection.execute(f"SET LOCAL statement_timeout = {int(limit_s * 1000)}; COMMIT")
-        cursor.nextset()
+        if confirmed_within_s is None:
+            cursor = connection.execute("COMMIT")
+        else:
+            with _cancelled_after(connection, confirmed_within_s):
+                cursor = connection.execute(_COMMIT_CONFIRMED)
+                while cursor.nextset():
+                    pass
         answer = cursor.statusmessage
-    except psycopg.OperationalError as error:
-        if connection.closed:
+    except psycopg.Error as error:
+        if _is_lost(connection, error):
             raise OutcomeUnknown(f"the connection was lost while committing: {error}") from error
-        raise
+        raise Unavailable(f"the database refused to commit: {error}") from error
     finally:
         connection.remove_notice_handler(heed)
     if warnings:
@@ -486,11 +556,50 @@ def _commit(connection: psycopg.Connection[Row], limit_s: float) -> None:
 
 
 @contextmanager
+def _cancelled_after(connection: psycopg.Connection[Row], limit_s: float) -> Iterator[None]:
+    """Cancel what the server is doing for a connection when it takes longer than that."""
+    late = threading.Event()
+
+    def cancel() -> None:
+        late.set()
+        with suppress(psycopg.Error):
+            connection.cancel()
+
+    timer = threading.Timer(limit_s, cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if late.is_set():
+            connection.close()  # or the cancelling could meet what is asked on it next
+
+
+@contextmanager
 def _losing(connection: psycopg.Connection[Row]) -> Iterator[None]:
     """Say that a connection was lost, and with it whatever was under way on it."""
     try:
         yield
     except (psycopg.Error, OperationalError) as error:
-        if connection.closed:
+        if _is_lost(connection, error):
             raise Unavailable(f"the connection to the database was lost: {error}") from error
+        if _state(error)[:2] == "40":  # of a reader on a standby, say, that must go on replaying
+            raise Unavailable(f"the database ended the transaction: {error}") from error
         raise
+
+
+def _state(error: BaseException) -> str:
+    """Return the SQLSTATE of an error, or of the one that it was made of."""
+    return getattr(error, "sqlstate", None) or getattr(error.__cause__, "sqlstate", None) or ""
+
+
+def _is_lost(connection: psycopg.Connection[Row], error: BaseException) -> bool:
+    """Tell whether a connection is lost: broken, or the server said that it ends the session.
+
+    Between the two it is not known to be broken yet; from here on nobody uses it.
+    """
+    if not connection.closed and _state(error).startswith(_ENDED):
+        connection.close()
+    return connection.closed

@@ -22,7 +22,7 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from ledger.domain.errors import OutcomeUnknown, Unavailable, UnknownFact
+from ledger.domain.errors import LogNotVerified, OutcomeUnknown, Unavailable, UnknownFact
 from ledger.domain.events import EVENT_TYPES, Recorded
 from ledger.domain.values import format_instant
 from ledger.store.codec import (
@@ -80,6 +80,15 @@ DDL: Final = (
         recorded INTEGER NOT NULL,
         PRIMARY KEY (operator, idempotency_key)
     ) STRICT, WITHOUT ROWID""",
+    # A row says that what is here is copied from another database, and not all of it yet. Whoever
+    # copies takes the row away and puts it back in each transaction, so nobody else can append.
+    """CREATE TABLE IF NOT EXISTS half_copy (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        source TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TRIGGER IF NOT EXISTS events_are_not_added_to_half_a_copy BEFORE INSERT ON events
+        WHEN EXISTS (SELECT 1 FROM half_copy)
+        BEGIN SELECT raise(ABORT, 'this is half of a copy'); END""",
 )
 _SELECT: Final = "SELECT position, stream, version, type, recorded_at, state FROM events "
 _EVENT_IS_THERE: Final = (
@@ -114,6 +123,12 @@ class Store(Protocol):
         A write inside a write of the same thread is a savepoint of it; reading inside one sees what
         it wrote. Raises ``StoreBusy`` when the lock cannot be had in ``lock_timeout_s``, and
         ``OutcomeUnknown`` when it cannot tell whether it committed.
+        """
+
+    def answering(self) -> AbstractContextManager[Cursor]:
+        """Yield a cursor on a snapshot to answer a question from: of a standby, if one is set.
+
+        Whatever the same thread reads inside it, it reads in that snapshot.
         """
 
     def holding(self) -> AbstractContextManager[Cursor]:
@@ -173,6 +188,8 @@ class LedgerRecorder(ApplicationRecorder):
         self._leaves: dict[int, bytes] = {}
         self._level = 0
         self._head = (0, _BEGINNING)
+        self.newest = 0
+        """The newest position that this process has seen: nothing is appended before it."""
         self._own_head = 0
         self.generation = 0
         """A number that changes when events may be there that this recorder did not append."""
@@ -187,6 +204,17 @@ class LedgerRecorder(ApplicationRecorder):
     def create_table(self) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
         self.store.make_tables(self.statements())
+
+    def refuse_half_copy(self) -> None:
+        """Raise ``Unavailable`` when the store holds a copy that was not made to the end."""
+        with self.store.transaction(commit=False) as c:
+            c.execute("SELECT source FROM half_copy")
+            row = c.fetchone()
+        if row is not None:
+            raise Unavailable(
+                f"{self.store.path} holds half of a copy of {row[0]}; run the same "
+                "compliance-ledger migrate again, which goes on where it stopped"
+            )
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -207,6 +235,7 @@ class LedgerRecorder(ApplicationRecorder):
                 with self.store.transaction(commit=True) as cursor:
                     if level == 0:
                         self._head = self._read_head(cursor)
+                        self.require_nothing_lost(self._head[0])
                         if self._head[0] != self._own_head:
                             self.generation += 1
                         self._own_head = self._head[0]
@@ -232,7 +261,22 @@ class LedgerRecorder(ApplicationRecorder):
                 self._leaves.clear()
                 self._own_head = self._head[0]
                 if recorded:
+                    self.newest = max(self.newest, recorded[-1].position)
                     self.committed(recorded)
+
+    def require_nothing_lost(self, head: int) -> None:
+        """Raise ``LogNotVerified`` when the ledger ends before what this process has seen of it.
+
+        So it is after a standby took over that had not received all, or an older file was put in
+        place: what would be appended would take the positions of facts that were acted upon.
+        """
+        if head < self.newest:
+            raise LogNotVerified(
+                f"position {self.newest} was recorded, and the database ends at {head}: it lost "
+                f"events {head + 1} to {self.newest}. Stop every process and put back a copy that "
+                "has them; when there is none, compliance-ledger recover --accept-loss goes on "
+                "without those that were signed, and a restart without those that were not"
+            )
 
     def _was_recorded(self) -> bool | None:
         """Find out what became of a commit whose answer was lost, by the last row it wrote.

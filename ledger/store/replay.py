@@ -15,20 +15,22 @@ import multiprocessing
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from eventsourcing.persistence import Cursor
+from eventsourcing.sqlite import SQLiteCursor
 
 from ledger.store.held import HeldInserts
 from ledger.store.projection import Projection
 from ledger.store.recorder import LedgerRecorder, Store
 from ledger.store.sqlite import HoldingCursor, insert
-from ledger.store.streaming import streamed
+from ledger.store.streaming import poured, streamed
 
 DIFFERENCES_SHOWN_MAX: Final = 20  # rows per table in a report; a person looks at some, not at all
 PROGRESS_EVERY: Final = 10_000  # events between two calls of the progress function
@@ -71,12 +73,23 @@ def rebuild(
     none. ``progress`` is called with events done and events in all.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="ledger-rebuild-") as folder,
         recorder.store.transaction(commit=repair) as live,
+        replayed(recorder, progress=progress) as replay,
     ):
-        total = recorder.position
+        return Rebuilt(replay.events, replay.compare(live, repair=repair))
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Projections as so many events make them, in files; which of them each file holds."""
+
+    events: int
+    files: Sequence[tuple[Sequence[Projection], Path]]
+
+    def compare(self, live: Cursor, *, repair: bool = False) -> list[Difference]:
+        """Return the live tables that differ; with ``repair`` they are replaced."""
         differences = []
-        for projections, path in _replay_all(recorder, Path(folder), total, progress):
+        for projections, path in self.files:
             fresh = sqlite3.connect(path, isolation_level=None)
             try:
                 for projection in projections:
@@ -88,7 +101,20 @@ def rebuild(
                                 _replace(table, fresh, live)
             finally:
                 fresh.close()
-    return Rebuilt(total, differences)
+        return differences
+
+
+@contextmanager
+def replayed(
+    recorder: LedgerRecorder, *, progress: Progress = lambda _done, _all: None
+) -> Iterator[Replay]:
+    """Replay all events into new files, which are there until the block ends.
+
+    They can be compared with what is live in ``recorder``, and in any SQLite file.
+    """
+    with tempfile.TemporaryDirectory(prefix="ledger-rebuild-") as folder:
+        total = recorder.position
+        yield Replay(total, _replay_all(recorder, Path(folder), total, progress))
 
 
 # --- replaying ------------------------------------------------------------------------------------
@@ -179,7 +205,7 @@ def _compare(
     projection: str, table: str, fresh: sqlite3.Connection, live: Cursor
 ) -> Difference | None:
     """Walk both tables in the order of all their columns and note where they part."""
-    columns = _columns(table, fresh)
+    columns = _columns(table, fresh, live)
     order = ", ".join(f"{column} NULLS FIRST" for column in columns)
     query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"
     rebuilt_rows = fresh.execute(query)
@@ -206,11 +232,17 @@ def _compare(
     return Difference(projection, table, missing, extra)
 
 
-def _columns(table: str, fresh: sqlite3.Connection) -> list[str]:
-    columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({table})")]
-    query = "SELECT sql LIKE 'CREATE VIRTUAL %' FROM sqlite_schema WHERE name = ?"
-    (is_virtual,) = fresh.execute(query, (table,)).fetchone()
-    return ["rowid", *columns] if is_virtual else columns  # which a table of words has as its key
+def _columns(table: str, fresh: sqlite3.Connection, live: Cursor) -> list[str]:
+    if isinstance(live, SQLiteCursor):
+        live.execute(
+            "SELECT sql LIKE 'CREATE VIRTUAL %' FROM sqlite_schema WHERE name = ?", (table,)
+        )
+        row = live.fetchone()
+        if row is not None and row[0]:
+            # A table of words has no other key. Rebuilt as PostgreSQL has it, that is its position.
+            live.execute(f"PRAGMA table_info({table})")
+            return ["rowid", *(row[1] for row in live.fetchall())]
+    return [row[1] for row in fresh.execute(f"PRAGMA table_info({table})")]
 
 
 def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:
@@ -230,9 +262,7 @@ def _order(row: tuple[object, ...]) -> tuple[tuple[int, Any], ...]:
     return tuple(rank(value) for value in row)
 
 
-def _replace(table: str, fresh: sqlite3.Connection, live: Any) -> None:
-    columns = _columns(table, fresh)
-    names, holes = ", ".join(columns), ", ".join("?" * len(columns))
+def _replace(table: str, fresh: sqlite3.Connection, live: Cursor) -> None:
+    columns = _columns(table, fresh, live)
     live.execute(f"DELETE FROM {table}")
-    rows = fresh.execute(f"SELECT {names} FROM {table}")
-    live.executemany(f"INSERT INTO {table} ({names}) VALUES ({holes})", rows)
+    poured(live, table, columns, fresh.execute(f"SELECT {', '.join(columns)} FROM {table}"))

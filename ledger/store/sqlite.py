@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -107,6 +107,10 @@ class LedgerDatastore(SQLiteDatastore):
         else:
             with self._snapshot() as cursor:
                 yield cursor
+
+    def answering(self) -> AbstractContextManager[SQLiteCursor]:
+        """Yield a cursor on a snapshot to answer a question from."""
+        return self.transaction(commit=False)
 
     @contextmanager
     def _write(self) -> Iterator[SQLiteCursor]:

@@ -40,6 +40,7 @@ from ledger.domain.events import SubjectEvent
 from ledger.domain.values import Sealed, Subject
 from ledger.store.secret_file import OWNER_ONLY, put_file, read_secret
 from ledger.store.sqlite import write_transaction
+from ledger.store.streaming import ROWS_TOGETHER
 
 VAULT_KEY_BYTES: Final = 32
 VAULT_TIMEOUT_S: Final = 10  # as long as a writer waits for the ledger itself
@@ -109,6 +110,11 @@ class Vault:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    @property
+    def origin(self) -> str:
+        """The name that what is wrapped and sealed is bound to."""
+        return self._origin
 
     # --- sealing and opening ----------------------------------------------------------------------
 
@@ -181,6 +187,34 @@ class Vault:
                 self._mark_stale(run)
         self._write_anew()
         return destroyed
+
+    def take_over(self, other: Vault) -> None:
+        """Hold exactly the keys of another vault, as they are wrapped there by the same vault key.
+
+        All are replaced at once: one that was destroyed there meanwhile is not here afterwards.
+        """
+        with self._writing() as run:
+            if run(f"SELECT 1 FROM {self.KEYS} LIMIT 1").fetchone() is not None:
+                run(f"DELETE FROM {self.KEYS}")
+                self._mark_stale(run)
+            for row in other.rows():
+                run(f"INSERT INTO {self.KEYS} VALUES (?, ?, ?, ?)", row)
+        self._write_anew()
+
+    def rows(self) -> Iterator[tuple[str, str, int, bytes]]:
+        """Yield every key as it is kept: its id, its subject, whether it is retired, its box."""
+        after = ""
+        while True:
+            with self._reading() as run:
+                found = run(
+                    f"SELECT key, subject, retired, wrapped FROM {self.KEYS} "
+                    "WHERE key > ? ORDER BY key LIMIT ?",
+                    (after, ROWS_TOGETHER),
+                ).fetchall()
+            yield from map(tuple, found)
+            if len(found) < ROWS_TOGETHER:
+                return
+            after = found[-1][0]
 
     def _key_in_use(self, subject: Subject) -> tuple[str, AESGCM]:
         find = f"SELECT key, subject, wrapped FROM {self.KEYS} WHERE subject = ? AND retired = 0"

@@ -691,6 +691,52 @@ def test_a_backup_is_verified_and_can_take_the_place_of_the_ledger(
     assert "fine" == run("backup", "again", "--json").json["verdict"]
 
 
+def test_a_ledger_is_copied_to_another_database(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to serve from now on, and with which private files; again, it only verifies."""
+    signed_ledger(run)
+    move = ("migrate", "--from", "sqlite:///var/ledger.db", "--to", "sqlite:///new/ledger.db")
+
+    ran = run(*move)
+
+    assert (0, "Copied 3 events. What was found in new/ledger.db:") == (
+        ran.code,
+        ran.out.splitlines()[0],
+    )
+    assert "Fine.\nFrom now on serve only new/ledger.db" in ran.out
+    here = Path.cwd() / "var"
+    named = [line.removeprefix("Set ") for line in ran.out.splitlines()[-3:]]
+    assert [
+        f"LEDGER_LOG_KEY_FILE={here / 'ledger.log-key'}",
+        f"LEDGER_CHECKPOINT_FILE={here / 'ledger.checkpoint'}",
+        f"LEDGER_VAULT_KEY_FILE={here / 'ledger.vault-key'}",
+    ] == named
+    told = run(*move, "--json").json
+    assert ("fine", 3, "new/ledger.db", 0) == tuple(
+        told[name] for name in ("verdict", "events", "database", "copied")
+    )
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "sqlite:///new/ledger.db")
+    for line in named:
+        monkeypatch.setenv(*line.split("="))
+    assert 0 == run("verify").code
+    assert 0 == run("keys", "list").code
+
+
+def test_what_cannot_be_copied_is_told_from_what_was_tampered_with(run: Run) -> None:
+    """An exit with 1 says that somebody edited the ledger, and nothing else does."""
+    signed_ledger(run)
+    move = ("migrate", "--to", "sqlite:///new/ledger.db", "--from")
+
+    for url in ("sqlite:///none.db", "mysql://here/ledger"):
+        assert 2 == run(*move, url).code
+    with sqlite3.connect("var/ledger.db") as c:
+        c.execute("DROP TRIGGER events_are_never_changed")
+        c.execute("UPDATE events SET type = 'x' WHERE position = 2")
+    c.close()
+    ran = run(*move, "sqlite:///var/ledger.db")
+    assert (1, "Tampered.") == (ran.code, ran.out.splitlines()[-1])
+    assert not Path("new").exists()
+
+
 # --- help -----------------------------------------------------------------------------------------
 
 

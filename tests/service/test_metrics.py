@@ -203,7 +203,7 @@ def test_doubt_is_told_at_once(running: Running) -> None:
     found(running)
     assert 0 == scraped(running)["ledger_tamper_detected"]
     with joined(running) as other:
-        other.service.signer._mark_doubted("an event was edited")
+        other.service.signer.mark_doubted("an event was edited")
 
         assert 1 == scraped(other)["ledger_tamper_detected"]
 

@@ -137,7 +137,7 @@ async def _first(*waiting: Coroutine[Any, Any, None]) -> None:
 def _changes(service: Service, after: int) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
     known: dict[str, None] = {}
-    with service.reading() as (_, head):
+    with service.reading(newest=True) as (_, head):
         position = min(head, after)
         newest = service.recorder.event(position) if position else None
         for recorded in service.recorder.events(after=after, until=after + CHANGES_MAX):

@@ -92,7 +92,7 @@ def readyz(request: Request) -> Response:
     service.feed.require_current()
     service.signer.require_verified()
     service.recorder.store.require_writable()
-    with service.reading() as (c, head):
+    with service.reading(newest=True) as (c, head):
         behind_s = (from_microseconds(service.index.recorded_at) - service.clock()).total_seconds()
         body = {
             "status": "ready",

@@ -147,7 +147,7 @@ def tile(
         raise NotFound(f"{path!r} names no tile: {error}") from None
     if not tile_exists(named, size):
         raise NotFound(f"the newest checkpoint covers {size} events, and so no tile {path}")
-    with service.reading() as (c, _):
+    with service.reading(at_least=size) as (c, _):
         read = service.log.bundle if named.level is None else service.log.tile
         data = read(c, named)
     headers = {"Cache-Control": f"private, max-age={TILE_SECONDS}, immutable"}
@@ -170,7 +170,7 @@ def inclusion(
     size = _size(service, size, "size")
     if position > size:
         raise NotFound(f"a tree of {size} events holds no event {position}")
-    with service.reading() as (c, head):
+    with service.reading(at_least=size) as (c, head):
         read = service.log.hash_reader(c, size)
         body = {
             "position": position,
@@ -201,7 +201,7 @@ def consistency(
     to = _size(service, to, "to")
     if from_ > to:
         raise InvalidValue(f"from is {from_} and to is {to}: a log only grows", field="from")
-    with service.reading() as (c, head):
+    with service.reading(at_least=to) as (c, head):
         read = service.log.hash_reader(c, to)
         body = {
             "from": from_,
@@ -236,7 +236,7 @@ def proof(request: Request, position: PositionPath) -> Response:
         service.signer.require_verified()
         raise Behind(f"event {position} is not under a checkpoint yet")
     size, note = _published(service)
-    with service.reading() as (c, _):
+    with service.reading(at_least=size) as (c, _):
         hashes = inclusion_proof(position - 1, size, service.log.hash_reader(c, size))
     return Response(
         format_proof(TlogProof(position - 1, hashes, note)),

@@ -110,7 +110,7 @@ class Monitor:
             metrics.following_stopped.set(service.feed.failure is not None)
             metrics.tamper_detected.set(service.signer.doubt is not None)
             position = service.feed.position
-            with service.reading() as (c, head):
+            with service.reading(newest=True) as (c, head):
                 behind = sum(
                     each.state != "cosigning" and each.behind > 0
                     for each in service.witnesses.standings(c)
@@ -178,7 +178,7 @@ class StoreState(Collector):
         """Read and tell."""
         service = self._service
         size, _ = service.signer.published
-        with service.reading() as (c, head):
+        with service.reading(newest=True) as (c, head):
             c.execute("SELECT signed_at FROM log_checkpoints WHERE size = ?", (size,))
             signed = c.fetchone()
             standings = service.witnesses.standings(c)

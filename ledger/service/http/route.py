@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
@@ -27,9 +28,10 @@ from fastapi.routing import APIRoute
 from prometheus_client import Counter
 
 from ledger.application import Done, Foreseen, Once
-from ledger.domain.errors import Conflict, InvalidValue, NotFound, Refused
+from ledger.domain.errors import Behind, Conflict, InvalidValue, NotFound, Refused
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
+from ledger.service.feed import MIN_POSITION_WAIT_S, STANDBY_PAUSE_S, asked_position
 from ledger.service.http.problems import (
     BodyTooLarge,
     InvalidRequest,
@@ -416,7 +418,27 @@ async def _wait_for_position(request: Request) -> None:
         return
     if not POSITION.match(raw):
         raise invalid_header("Ledger-Min-Position", "must be a position, like 41")
-    await service_of(request).feed.wait_for(int(raw))
+    position, service = int(raw), service_of(request)
+    await service.feed.wait_for(position)
+    asked_position.set(position)
+    if service.settings.read_url is None or request.method != "GET":
+        return
+    until = time.monotonic() + MIN_POSITION_WAIT_S
+    while True:
+        try:
+            await run_in_threadpool(_read_nothing, service)
+        except Behind:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(STANDBY_PAUSE_S)
+        else:
+            return
+
+
+def _read_nothing(service: Service) -> None:
+    """Raise ``Behind`` when what is read from does not have what the request asks for."""
+    with service.reading():
+        pass
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def find(service: Service, search: Search, page: Page, searched: str) -> dict[st
     """Return one page of results; ``page`` comes first and is left out when all are there."""
     results: list[Any] = []
     last, more = "", False
-    with service.reading() as (c, _):
+    with service.reading(newest=True) as (c, _):
         for key, result in _CANDIDATES[searched](service, c, search, page.after):
             if len(results) == page.limit:
                 more = True
