@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ def environment(database: Path, **settings: str) -> dict[str, str]:
     return {**os.environ, "LEDGER_DATABASE_URL": f"sqlite:///{database}", **settings}
 
 
-def new_ledger(database: Path) -> str:
+def new_ledger(database: Path, **settings: str) -> str:
     """Make a ledger; returns its admin key."""
     done = subprocess.run(
         [sys.executable, "-m", "ledger", "init", "--json"],
-        env=environment(database),
+        env=environment(database, **settings),
         check=True,
         capture_output=True,
     )
@@ -43,11 +43,16 @@ def new_ledger(database: Path) -> str:
 
 @contextmanager
 def serving(
-    database: Path, *, workers: int = 1, core: int | None = 0, **settings: str
+    database: Path,
+    *,
+    workers: int = 1,
+    core: int | None = 0,
+    program: Sequence[str] = ("-m", "ledger"),
+    **settings: str,
 ) -> Iterator[tuple[str, int, int]]:
     """Serve a database until the block ends; yields URL, port and process id."""
     port = free_port()
-    command = [sys.executable, "-m", "ledger", "serve", "--port", str(port)]
+    command = [sys.executable, *program, "serve", "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--workers", str(workers)], env=environment(database, **settings)
     )
