@@ -37,7 +37,7 @@ demo-postgres: setup ## The same on a PostgreSQL server that is thrown away afte
 
 ##@ Check
 test: lint types ## Lint, check types, and run the tests (T=path narrows the tests)
-	$(BIN)/python -m pytest -n 2 $(T)
+	$(BIN)/python -m pytest -n 3 $(T)
 
 lint: setup ## Check style, format and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

@@ -120,7 +120,7 @@ def test_a_write_ahead_log_that_is_deleted_is_noticed(tmp_path: Path) -> None:
     service.recorder.store.close()
 
 
-@pytest.mark.parametrize("lost", [1, 30])
+@pytest.mark.parametrize("lost", [30, pytest.param(1, marks=pytest.mark.soak)])
 def test_an_older_backup_is_refused_until_the_loss_is_accepted(tmp_path: Path, lost: int) -> None:
     """Nothing is recorded on it; ``recover --accept-loss`` names what is lost, and goes on.
 
