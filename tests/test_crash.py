@@ -168,7 +168,9 @@ def kill_while_writing(folder: Path, *, writes: int, kills: int, seed: int) -> s
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 4))]
+)
 def test_a_killed_service_has_everything_that_it_answered(tmp_path: Path, seed: int) -> None:
     """Killed and started again, nothing answered is lost; what is repeated is recorded once."""
     print(kill_while_writing(tmp_path, writes=400, kills=2, seed=seed))

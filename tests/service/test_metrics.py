@@ -306,11 +306,14 @@ def workers_of(process: Process) -> list[int]:
     """The process ids of its workers."""
     pid = process.popen.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [
-        int(child)
-        for child in children
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    return [int(child) for child in children if _is_worker(child)]
+
+
+def _is_worker(child: str) -> bool:
+    try:
+        return b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    except FileNotFoundError:  # it has ended since
+        return False
 
 
 def test_two_workers_are_added_up(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_row_that_lets_somebody_in_is_found_while_the_service_runs(
     founded.checked = False  # it is not whole, and that is the point
 
 
+@pytest.mark.soak
 def test_what_is_whole_is_compared_again_and_again(
     founded: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
