@@ -34,7 +34,7 @@ from ledger.store.codec import (
 )
 from ledger.store.projection import Log, Projection
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # raised when a projection derives more than before
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
 RESOLVE_TRIES: Final = 3  # to reach the database again, each as long as a connection may take
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
@@ -138,6 +138,9 @@ class Store(Protocol):
         another statement than its own, or at the end.
         """
 
+    def is_outdated(self, c: Cursor) -> bool:
+        """Tell whether an older version of the program made the tables."""
+
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
 
@@ -202,8 +205,21 @@ class LedgerRecorder(ApplicationRecorder):
         return [*DDL, *(statement for part in parts for statement in part.DDL)]
 
     def create_table(self) -> None:
-        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
-        self.store.make_tables(self.statements())
+        """Make the tables where they are missing; derive anew what an older version derived.
+
+        Either is done whole or not at all. Raises ``Unavailable`` for a newer schema.
+        """
+        with self.store.transaction(commit=True) as c:
+            outdated = self.store.is_outdated(c)
+            if outdated:
+                for projection in self.projections:
+                    for table in projection.TABLES:
+                        c.execute(f"DROP TABLE IF EXISTS {table}")
+            self.store.make_tables(self.statements())
+            if outdated:
+                for recorded in self.events():
+                    for projection in self.projections:
+                        projection.apply(c, recorded)
 
     def refuse_half_copy(self) -> None:
         """Raise ``Unavailable`` when the store holds a copy that was not made to the end."""

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
+from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 
 from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
@@ -250,6 +251,12 @@ class LedgerDatastore(SQLiteDatastore):
                 if tries < 0 or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                     raise
             time.sleep(WAL_RETRY_S)
+
+    def is_outdated(self, c: Cursor) -> bool:
+        """Tell whether an older version of the program made the tables."""
+        c.execute("PRAGMA user_version")
+        row = c.fetchone()
+        return row is not None and 0 < row[0] < SCHEMA_VERSION
 
     def make_tables(self, statements: Sequence[str]) -> None:
         """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
