@@ -15,6 +15,7 @@ from ledger.domain.errors import InvalidValue, Unavailable
 from ledger.service.settings import Settings
 from ledger.service.wiring import build, schema_script
 from ledger.store.postgres import PostgresDatastore
+from ledger.store.recorder import SCHEMA_VERSION
 from tests.checks import check_ledger
 from tests.conftest import SetClock
 
@@ -60,7 +61,7 @@ def test_what_an_owner_runs_may_be_run_again(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as c:
         for _ in range(2):
             c.execute(schema_script())
-        assert [(1,)] == c.execute("SELECT version FROM ledger_schema").fetchall()
+        assert [(SCHEMA_VERSION,)] == c.execute("SELECT version FROM ledger_schema").fetchall()
         owners = c.execute(
             "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'vault')"
         )
