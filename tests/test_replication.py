@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.conftest import SetClock, check_store, open_ledger, settings_at
 from tests.postgres import SERVER_VARIABLE, NoServerError, Server, Standby
 from tests.service.conftest import Running, opened, until
 from tests.serving import asked, program, suspended
-from tests.store.test_postgres_faults import is_recorded, register
+from tests.store.test_postgres_faults import is_recorded, register, writing
 
 LIMIT_S = 1  # until a commit that no standby confirms is given up
 
@@ -81,38 +80,13 @@ def test_what_a_synchronous_standby_confirmed_outlives_the_primary(
     store = PostgresDatastore(either(primary, standby))
     ledger = open_ledger(tmp_path / "ledger.db", SetClock(), store=store)
     synchronous(primary)
-    outcomes: dict[int, str] = {}
-    numbers = iter(range(1_000_000))
-    stop, enough = threading.Event(), threading.Semaphore(0)
-
-    def write() -> None:
-        while not stop.is_set():
-            number = next(numbers)
-            outcomes[number] = register(ledger, number)
-            if outcomes[number] == "recorded":
-                enough.release()
-
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(60):
-        assert enough.acquire(timeout=30)
-    primary.kill()
-    standby.promote()
-    while enough.acquire(blocking=False):
-        pass
-    for _ in range(60):
-        assert enough.acquire(timeout=30)
-    stop.set()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-
-    for number, outcome in outcomes.items():
-        there = is_recorded(standby.url, number)
-        if outcome != "unknown":
-            assert (outcome == "recorded") == there, (number, outcome)
-        assert register(ledger, number) == ("repeated" if there else "recorded")
+    with writing(ledger) as load:
+        load.await_recorded(60)
+        primary.kill()
+        standby.promote()
+        load.forget_recorded()
+        load.await_recorded(60)
+    load.check_answers(standby.url)
     check_store(ledger.recorder)
     store.close()
     ledger.vault.close()

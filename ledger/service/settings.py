@@ -21,6 +21,7 @@ from pydantic_settings import (
 from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import InvalidValue
 from ledger.service.logs import LogFormat
+from ledger.store.address import without_password
 
 SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
 METRICS_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # set by serve, for its own processes
@@ -146,8 +147,7 @@ class Settings(BaseSettings):
         """What messages call the database: a file, or an address without a password."""
         if self.database_path is not None:
             return str(self.database_path)
-        parts = urlsplit(self.database_url)
-        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return without_password(self.database_url)
 
     def _file(self, suffix: str) -> Path:
         """Return a file that belongs to the ledger, named as its SQLite database is or would be."""

@@ -20,7 +20,7 @@ import orjson
 from ledger.domain.errors import LedgerError
 from ledger.service.bundle import BUNDLE_BYTES_MAX, TILE_BYTES_MAX, Bundle
 from ledger.service.stored_record import UNREADABLE, StoredRecord, stored_record
-from ledger.store.postgres import without_password
+from ledger.store.address import without_password
 from ledger.store.recorder import LedgerRecorder
 from ledger.store.replay import Difference, rebuild
 from ledger.tlog.checkpoint import LogKey, parse_hash

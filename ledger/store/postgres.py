@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import psycopg
 from eventsourcing.persistence import Cursor, OperationalError
@@ -29,6 +28,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ledger.domain.errors import NotConfirmed, OutcomeUnknown, StoreBusy, Unavailable
+from ledger.store.address import without_password
 from ledger.store.held import HeldInserts
 from ledger.store.held import Row as HeldRow
 from ledger.store.postgres_schema import schema, tables
@@ -512,15 +512,14 @@ def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[
         if insert is None or len(rows) == 1:
             cursor.executemany(_with_places(statement), rows)
             return
-        with cursor.copy(f"COPY {insert['table']} {insert['columns'] or ''} FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
+        copied(cursor, f"{insert['table']} {insert['columns'] or ''}", rows)
 
 
-def without_password(url: str) -> str:
-    """Return the address of a database as messages may show it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def copied(cursor: psycopg.Cursor[Row], where: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Insert rows in one stream; ``where`` is the table, with its columns in brackets."""
+    with cursor.copy(f"COPY {where} FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def _commit(connection: psycopg.Connection[Row], confirmed_within_s: float | None) -> None:

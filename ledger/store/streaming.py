@@ -9,7 +9,7 @@ from typing import Any, Final
 from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor
 
-from ledger.store.postgres import PostgresCursor
+from ledger.store.postgres import PostgresCursor, copied
 
 ROWS_TOGETHER: Final = 1_000  # fetched at once: about a megabyte
 
@@ -44,9 +44,7 @@ def poured(c: Cursor, table: str, columns: Sequence[str], rows: Iterable[Sequenc
     """
     names = ", ".join(columns)
     if isinstance(c, PostgresCursor):
-        with c.postgres_cursor.copy(f"COPY {table} ({names}) FROM STDIN") as stream:
-            for row in rows:
-                stream.write_row(row)
+        copied(c.postgres_cursor, f"{table} ({names})", rows)
     else:
         assert isinstance(c, SQLiteCursor)
         holes = ", ".join("?" * len(columns))

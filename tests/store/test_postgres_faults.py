@@ -179,43 +179,70 @@ def own_server() -> Iterator[Server]:
     server.remove()
 
 
-def restart_while_writing(server: Server, folder: Path, rounds: int) -> None:
-    """Write from four threads, and restart the server as if it was killed, again and again."""
-    store = PostgresDatastore(server.url)
-    ledger = open_ledger(folder / "ledger.db", SetClock(), store=store)
-    outcomes: dict[int, str] = {}
-    numbers = iter(range(10_000_000))
-    stop, enough = threading.Event(), threading.Semaphore(0)
+class Load:
+    """What four threads that write were answered, by the number of each command."""
 
-    def write() -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self.outcomes: dict[int, str] = {}
+        self._ledger = ledger
+        self._numbers = iter(range(10_000_000))
+        self._recorded = threading.Semaphore(0)
+
+    def write(self, stop: threading.Event) -> None:
+        """Write until told to stop."""
         while not stop.is_set():
-            number = next(numbers)
-            outcomes[number] = register(ledger, number)
-            if outcomes[number] == "recorded":
-                enough.release()
+            number = next(self._numbers)
+            self.outcomes[number] = register(self._ledger, number)
+            if self.outcomes[number] == "recorded":
+                self._recorded.release()
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
+    def await_recorded(self, count: int) -> None:
+        """Return when so many more commands were recorded."""
+        for _ in range(count):
+            assert self._recorded.acquire(timeout=30)
+
+    def forget_recorded(self) -> None:
+        """Count from here on, what was recorded before is not waited for any more."""
+        while self._recorded.acquire(blocking=False):
+            pass
+
+    def check_answers(self, url: str) -> None:
+        """Check that all that was answered is there and nothing else, and say each once more."""
+        for number, outcome in self.outcomes.items():
+            there = is_recorded(url, number)
+            if outcome != "unknown":
+                assert (outcome == "recorded") == there, (number, outcome)
+            assert register(self._ledger, number) == ("repeated" if there else "recorded")
+
+
+@contextmanager
+def writing(ledger: Ledger) -> Iterator[Load]:
+    """Write from four threads until the block ends."""
+    load, stop = Load(ledger), threading.Event()
+    threads = [threading.Thread(target=load.write, args=(stop,)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for _ in range(rounds):
-        for _ in range(30):
-            assert enough.acquire(timeout=30)
-        server.stop("immediate")
-        server.start()
-        while enough.acquire(blocking=False):
-            pass
-    for _ in range(30):
-        assert enough.acquire(timeout=30)
-    stop.set()
+    try:
+        yield load
+    finally:
+        stop.set()
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
 
-    for number, outcome in outcomes.items():
-        there = is_recorded(server.url, number)
-        if outcome != "unknown":
-            assert (outcome == "recorded") == there, (number, outcome)
-        assert register(ledger, number) == ("repeated" if there else "recorded")
+
+def restart_while_writing(server: Server, folder: Path, rounds: int) -> None:
+    """Write from four threads, and restart the server as if it was killed, again and again."""
+    store = PostgresDatastore(server.url)
+    ledger = open_ledger(folder / "ledger.db", SetClock(), store=store)
+    with writing(ledger) as load:
+        for _ in range(rounds):
+            load.await_recorded(30)
+            server.stop("immediate")
+            server.start()
+            load.forget_recorded()
+        load.await_recorded(30)
+    load.check_answers(server.url)
     check_store(ledger.recorder)
     store.close()
     ledger.vault.close()
