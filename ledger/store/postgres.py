@@ -202,8 +202,11 @@ class PostgresDatastore:
             with self.transaction(commit=False) as cursor:
                 yield cursor
         else:
-            with self._snapshot(self._standby) as cursor:
-                yield cursor
+            try:
+                with self._snapshot(self._standby) as cursor:
+                    yield cursor
+            except psycopg.errors.UndefinedTable as error:
+                raise Unavailable("the standby has not received the ledger's tables yet") from error
 
     @contextmanager
     def _write(self) -> Iterator[PostgresCursor]:
