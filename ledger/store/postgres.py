@@ -534,31 +534,39 @@ def _commit(connection: psycopg.Connection[Row], confirmed_within_s: float | Non
         # COMMIT would roll back, or there is nobody to send it to: nothing of it is recorded.
         raise Unavailable("the transaction was rolled back by the database")
     warnings: list[str] = []
+    try:
+        if confirmed_within_s is None:
+            # A server that is told to end may warn of that beside its answer, which holds.
+            answer = connection.execute("COMMIT").statusmessage
+        else:
+            with _heeded(connection, warnings), _cancelled_after(connection, confirmed_within_s):
+                cursor = connection.execute(_COMMIT_CONFIRMED)
+                while cursor.nextset():
+                    pass
+            answer = cursor.statusmessage
+    except psycopg.Error as error:
+        if _is_lost(connection, error):
+            raise OutcomeUnknown(f"the connection was lost while committing: {error}") from error
+        raise Unavailable(f"the database refused to commit: {error}") from error
+    if warnings:
+        # A standby that must have it did not say so in time; on this server it is committed.
+        raise NotConfirmed(f"the commit was not confirmed: {'; '.join(warnings)}")
+    if answer != "COMMIT":
+        raise Unavailable("the transaction was rolled back by the database")
+
+
+@contextmanager
+def _heeded(connection: psycopg.Connection[Row], warnings: list[str]) -> Iterator[None]:
+    """Keep what the server warns of meanwhile."""
 
     def heed(notice: psycopg.errors.Diagnostic) -> None:
         warnings.append(notice.message_primary or "a warning without words")
 
     connection.add_notice_handler(heed)
     try:
-        if confirmed_within_s is None:
-            cursor = connection.execute("COMMIT")
-        else:
-            with _cancelled_after(connection, confirmed_within_s):
-                cursor = connection.execute(_COMMIT_CONFIRMED)
-                while cursor.nextset():
-                    pass
-        answer = cursor.statusmessage
-    except psycopg.Error as error:
-        if _is_lost(connection, error):
-            raise OutcomeUnknown(f"the connection was lost while committing: {error}") from error
-        raise Unavailable(f"the database refused to commit: {error}") from error
+        yield
     finally:
         connection.remove_notice_handler(heed)
-    if warnings:
-        # A standby that must have it did not say so in time; on this server it is committed.
-        raise NotConfirmed(f"the commit was not confirmed: {'; '.join(warnings)}")
-    if answer != "COMMIT":
-        raise Unavailable("the transaction was rolled back by the database")
 
 
 @contextmanager

@@ -255,6 +255,30 @@ def test_a_server_killed_while_writing_has_everything_that_was_answered(
     restart_while_writing(own_server, tmp_path, 3)
 
 
+def test_a_warning_beside_the_answer_to_a_commit_does_not_undo_it(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """So a server warns that is told to end just then; nobody but a standby could unconfirm it."""
+    store = PostgresDatastore(postgres_url)
+    ledger = open_ledger(tmp_path / "ledger.db", SetClock(), store=store)
+    with psycopg.connect(postgres_url) as c:
+        c.execute(
+            "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE WARNING 'this server is about to end'; RETURN NULL; END $$"
+        )
+        c.execute(
+            "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON events "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION warn()"
+        )
+
+    assert "recorded" == register(ledger, 1)
+
+    assert is_recorded(postgres_url, 1)
+    check_store(ledger.recorder)
+    store.close()
+    ledger.vault.close()
+
+
 @pytest.mark.soak
 def test_a_server_killed_again_and_again_has_everything_that_was_answered(
     own_server: Server, tmp_path: Path
