@@ -396,7 +396,11 @@ def test_it_goes_on_where_it_was_when_the_ledger_is_back(
     with caplog.at_level(logging.WARNING, "projections.access.follower"):
         with served(tmp_path, clock, keys, port) as run:
             follower = AccessFollower(
-                run.url, keys["service"], when_cut_off="deny", monotonic=watch
+                run.url,
+                keys["service"],
+                when_cut_off="deny",
+                clock_ns=lambda: microseconds(clock()) * 1_000,
+                monotonic=watch,
             )
             follower.start(timeout_s=SOON_S)
         try:
@@ -430,7 +434,12 @@ def test_a_ledger_that_went_back_is_not_followed(
         live.close()
         shutil.copy2(tmp_path / "ledger.vault-key", old)
         suspension_of(run, "user:bob")
-        follower = AccessFollower(run.url, keys["service"], when_cut_off="deny")
+        follower = AccessFollower(
+            run.url,
+            keys["service"],
+            when_cut_off="deny",
+            clock_ns=lambda: microseconds(clock()) * 1_000,
+        )
         follower.start(timeout_s=SOON_S)
         position = follower.position
         assert follower.is_allowed("user:carol", "use", "model:atlas-3")
