@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -164,7 +165,8 @@ def _reserve(folder: Path) -> None:
     """Take the space of this process's files now.
 
     They are mapped. Where a full disk has no page for a write to a map, the system ends the
-    process, and a measurement must never do that.
+    process, and a measurement must never do that. A file gets its name when it has its size: one
+    that is empty would be an error to whoever adds up just then.
     """
     sizes = {
         "counter": COUNTERS_BYTES,
@@ -172,9 +174,14 @@ def _reserve(folder: Path) -> None:
         **dict.fromkeys(("gauge_livemin", "gauge_livemax", "gauge_livesum"), GAUGES_BYTES),
     }
     for kind, size in sizes.items():
+        path = folder / f"{kind}_{os.getpid()}.db"
+        if path.exists():  # of a process that had this number before; what it counted stays
+            continue
+        reserved = path.with_suffix(".new")
         try:
-            with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+            with reserved.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
+            reserved.rename(path)
         except OSError as error:
             raise Unavailable(f"no space for the metrics in {folder}: {error.strerror}") from None
 
@@ -186,4 +193,5 @@ def _forget_dead(folder: Path) -> None:
         try:
             os.kill(process, 0)
         except ProcessLookupError:
-            mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another process is just doing the same
+                mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
