@@ -95,17 +95,23 @@ _LOG_DOUBTED: Final = b',"log":"not_verified"'
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
+_LIMITS: Final = (EVALUATION_BYTES_MAX, BATCH_BYTES_MAX)  # of a body: of one, and of a batch
 
 
 Entity = tuple[str, Mapping[str, object]]
 """The key of a subject or resource, or the name of an action, and its properties."""
 
 
+Head = bytes | tuple[Any, ...]
+"""The head of a request: as it arrived, or its method, its path and its headers, one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """What is known of the head of an ordinary request: whose it is and how long its body is.
+    """What is known of the head of a request: whose it is and how long its body is.
 
-    ``generation`` is that of the keyring when the key was checked.
+    ``length`` is 0 where the request is not ordinary. ``generation`` is that of the keyring when
+    the key was checked.
     """
 
     length: int
@@ -154,7 +160,7 @@ class DecisionPoint:
         self._explained: dict[tuple[object, ...], bytes] = {}
         self._log_mark = b""
         self._callers: dict[bytes, tuple[int, Caller]] = {}
-        self.known_heads: dict[bytes, KnownHead] = {}
+        self.known_heads: dict[Head, KnownHead] = {}
 
     def caller(self, authorization: bytes) -> Caller | None:
         """Return whom the value of an Authorization header belongs to; ``None``: nobody usable.
@@ -190,12 +196,18 @@ class DecisionPoint:
             and (expires is None or self._now() < expires)
         )
 
-    def remember(self, head: bytes, known: KnownHead) -> None:
-        """Keep a head that the parser accepted; when too many are kept, begin anew."""
+    def remember(self, head: Head, known: KnownHead) -> None:
+        """Keep a head that is in order; when too many are kept, begin anew."""
+        size = len(head) if isinstance(head, bytes) else sum(len(n) + len(v) for n, v in head[2:])
         if len(self.known_heads) >= HEADS_KEPT_MAX:
             self.known_heads.clear()
-        if len(head) <= HEAD_BYTES_MAX:
+        if size <= HEAD_BYTES_MAX:
             self.known_heads[head] = known
+
+    @property
+    def counts(self) -> bool:
+        """Tell whether there is a limit to count requests against."""
+        return self._limiter is not None
 
     def count(self, caller: Caller) -> None:
         """Count a request against the limit of its key; raises ``TooManyRequests``."""
@@ -606,63 +618,63 @@ def _instant_or_none(number: int | None) -> str | None:
 
 
 class AccessApp:
-    """Answers the evaluation paths as a plain ASGI application, every error included."""
+    """Answers the evaluation paths as a plain ASGI application, every error included.
+
+    A client sends the same headers again and again. Those of an ordinary request that were found in
+    order are remembered, and not looked at again as long as no key or role has changed since.
+    """
 
     def __init__(self, point: DecisionPoint, feed: Feed) -> None:
         self._point = point
         self._feed = feed
-        self._limits: Mapping[str, tuple[Callable[[bytes], bytes], int]] = {
-            EVALUATION_PATH: (point.evaluation, EVALUATION_BYTES_MAX),
-            EVALUATIONS_PATH: (point.evaluations, BATCH_BYTES_MAX),
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request in the order of every other route: who, may, form, answer."""
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id")
+        point = self._point
+        told = (scope["method"], scope["path"], *scope["headers"])
+        head = point.known_heads.get(told)
         try:
-            self._admit(scope, headers, request_id)
-            decide, limit = self._limits[scope["path"]]
-            raw = await _body(scope, receive, headers, limit)
-            if b"ledger-min-position" in headers:
-                await self._feed.wait_for(_position(headers[b"ledger-min-position"]))
-            body = decide(raw)
+            if head is not None and point.still_admits(head):
+                if point.counts:
+                    self._count(scope, head.caller)
+                raw = await _body(scope, receive, head)
+            else:
+                head = self._admit(scope, told)
+                raw = await _body(scope, receive, head)
+                position = _header(scope, b"ledger-min-position")
+                if position is not None:
+                    await self._feed.wait_for(_position(position))
+            body = point.evaluations(raw) if head.is_batch else point.evaluation(raw)
         except LedgerError as error:
-            await self._refuse(problem_of(error), request_id, scope, receive, send)
+            await self._refuse(problem_of(error), scope, receive, send)
             return
         except Exception:
             log.exception("a check failed")
-            await self._refuse(problem_of(internal_error()), request_id, scope, receive, send)
+            await self._refuse(problem_of(internal_error()), scope, receive, send)
             return
-        answered = [
+        headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
-            (b"ledger-position", b"%d" % self._point.position),
+            (b"ledger-position", b"%d" % point.position),
         ]
-        if request_id is not None:
-            answered.append((b"x-request-id", request_id))
-        await send({"type": "http.response.start", "status": 200, "headers": answered})
+        if head.request_id is not None:
+            headers.append((b"x-request-id", head.request_id))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _refuse(
-        self,
-        refusal: Response,
-        request_id: bytes | None,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _refuse(self, refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
         self._point.refused += 1
+        request_id = _header(scope, b"x-request-id")
         echoed = uuid.uuid4().hex.encode() if request_id is None else request_id
         refusal.raw_headers.append((b"x-request-id", echoed))
         await refusal(scope, receive, send)
 
-    def _admit(
-        self, scope: Scope, headers: Mapping[bytes, bytes], request_id: bytes | None
-    ) -> None:
+    def _admit(self, scope: Scope, told: tuple[Any, ...]) -> KnownHead:
         """Refuse whom the request must not be answered, before anything of its body is read."""
         if scope["method"] != "POST":
             raise MethodNotAllowed("an evaluation is a POST")
+        headers = dict(scope["headers"])
+        generation = self._point.generation
         caller = self._point.caller(headers.get(b"authorization", b""))
         if caller is None:
             raise NotAuthenticated("the request carries no usable key")
@@ -670,9 +682,27 @@ class AccessApp:
             raise NotAllowed(
                 f"{caller.operator} has the role {caller.role}; this needs {Role.SERVICE}"
             )
+        request_id = headers.get(b"x-request-id")
         if request_id is not None and not REQUEST_ID.match(request_id):
             raise invalid_header("X-Request-ID", "must have 1 to 256 printable ASCII characters")
-        if not scope.get("state", {}).get(COUNTED_KEY):
+        self._count(scope, caller)
+        length = headers.get(b"content-length", b"")
+        is_batch = scope["path"] == EVALUATIONS_PATH
+        is_ordinary = (
+            headers.get(b"content-type", b"").lower() in JSON_TYPES
+            and b"content-encoding" not in headers
+            and length.isdigit()
+            and 0 < int(length) <= _LIMITS[is_batch]
+        )
+        head = KnownHead(
+            int(length) if is_ordinary else 0, is_batch, caller, generation, request_id
+        )
+        if is_ordinary and b"ledger-min-position" not in headers:
+            self._point.remember(told, head)
+        return head
+
+    def _count(self, scope: Scope, caller: Caller) -> None:
+        if not scope.get("state", _NO_PROPERTIES).get(COUNTED_KEY):
             self._point.count(caller)
 
 
@@ -682,24 +712,21 @@ def _position(raw: bytes) -> int:
     return int(raw)
 
 
-async def _body(
-    scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], limit: int
-) -> bytes:
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(name)
+
+
+async def _body(scope: Scope, receive: Receive, head: KnownHead) -> bytes:
     """Return the body of a request; the ordinary one is read without more ado."""
-    length = headers.get(b"content-length", b"")
-    if (
-        headers.get(b"content-type", b"").lower() in JSON_TYPES
-        and b"content-encoding" not in headers
-        and length.isdigit()
-        and 0 < int(length) <= limit
-    ):
+    if head.length:
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message["body"]
             return body
         receive = _again(message, receive)
     try:
-        return await read_body(Request(scope, receive), limit)
+        return await read_body(Request(scope, receive), _LIMITS[head.is_batch])
     except UnsupportedMediaType as error:
         raise MalformedRequest(str(error)) from None  # AuthZEN 1.0: every fault of form is a 400
 
