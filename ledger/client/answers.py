@@ -22,7 +22,7 @@ class Answer(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the ledger wrote it."""
-        return self.model_dump(mode="json", by_alias=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Page(Answer, Generic[T]):
