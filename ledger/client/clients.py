@@ -31,9 +31,11 @@ from ledger.client.reading import Reading
 
 T = TypeVar("T")
 
-TIMEOUT_S: Final = 30.0  # longer than the ledger waits for anything by itself
-RETRIES: Final = 4  # with the pauses between them some 3 seconds: a restart, a failover begun
-PAUSE_S: Final = 0.2  # before the first retry; doubled before each later one
+ANSWER_TIMEOUT_S: Final = 30.0  # longer than the ledger waits for anything by itself
+RETRIES_DEFAULT: Final = (
+    4  # with the pauses between them some 3 seconds: a restart, a failover begun
+)
+FIRST_PAUSE_S: Final = 0.2  # before the first retry; doubled before each later one
 PAUSE_MAX_S: Final = 10.0  # between two tries
 RETRY_AFTER_MAX_S: Final = 60.0  # a longer wait that is asked for is the caller's to decide on
 
@@ -155,14 +157,14 @@ class Exchange:
         return Request(call.method, call.path, call.query, call.content, headers)
 
     def _pause_after(
-        self, outcome: httpx.Response | httpx.TransportError, retried: int
+        self, outcome: httpx.Response | httpx.RequestError, retried: int
     ) -> float | None:
         """Return how long to wait before sending again; ``None``: do not."""
         if retried >= self._retries:
             return None
-        usual: float = min(PAUSE_S * 2.0**retried, PAUSE_MAX_S)
+        usual: float = min(FIRST_PAUSE_S * 2.0**retried, PAUSE_MAX_S)
         usual *= _jitter.uniform(0.5, 1.0)  # or all who were cut off come back together
-        if isinstance(outcome, httpx.TransportError):
+        if isinstance(outcome, httpx.RequestError):
             return None if isinstance(outcome, FOR_GOOD) else usual
         if outcome.status_code not in AGAIN:
             return None
@@ -172,11 +174,11 @@ class Exchange:
         return None if asked > RETRY_AFTER_MAX_S else max(asked, usual)
 
     def _answer(
-        self, call: Call[T], request: Request, outcome: httpx.Response | httpx.TransportError
+        self, call: Call[T], request: Request, outcome: httpx.Response | httpx.RequestError
     ) -> T:
         """Return what a call was answered with, or raise why it was not."""
         key = request.idempotency_key
-        if isinstance(outcome, httpx.TransportError):
+        if isinstance(outcome, httpx.RequestError):
             why = str(outcome) or type(outcome).__name__
             raise NoAnswer(
                 f"{request.method} {request.path} got no answer: {why}; see that the ledger "
@@ -213,8 +215,8 @@ class Client(Exchange, Checks, Decisions, Reading, Administration, Runner):
         url: str,
         key: str,
         *,
-        timeout_s: float = TIMEOUT_S,
-        retries: int = RETRIES,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        retries: int = RETRIES_DEFAULT,
         min_position: int = 0,
         sleep: Callable[[float], object] = time.sleep,
         transport: httpx.BaseTransport | None = None,
@@ -230,10 +232,10 @@ class Client(Exchange, Checks, Decisions, Reading, Administration, Runner):
         request = self._request(call)
         retried = 0
         while True:
-            outcome: httpx.Response | httpx.TransportError
+            outcome: httpx.Response | httpx.RequestError
             try:
                 outcome = self._http.request(**request.to_send())
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome = error
             pause = self._pause_after(outcome, retried)
             if pause is None:
@@ -265,8 +267,8 @@ class AsyncClient(Exchange, Checks, Decisions, Reading, Administration, AsyncRun
         url: str,
         key: str,
         *,
-        timeout_s: float = TIMEOUT_S,
-        retries: int = RETRIES,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        retries: int = RETRIES_DEFAULT,
         min_position: int = 0,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -282,10 +284,10 @@ class AsyncClient(Exchange, Checks, Decisions, Reading, Administration, AsyncRun
         request = self._request(call)
         retried = 0
         while True:
-            outcome: httpx.Response | httpx.TransportError
+            outcome: httpx.Response | httpx.RequestError
             try:
                 outcome = await self._http.request(**request.to_send())
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 outcome = error
             pause = self._pause_after(outcome, retried)
             if pause is None:

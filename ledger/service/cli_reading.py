@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ledger.client.reading import Times
 
 KEY_VARIABLE: Final = "LEDGER_KEY"
-SHOWN_BY_DEFAULT: Final = 50  # events: some screens
-PAGE_MAX: Final = 1_000  # what one request may ask for
+EVENTS_SHOWN_DEFAULT: Final = 50  # some screens
+EVENTS_TOGETHER_MAX: Final = 500  # asked for with one request: half a megabyte
 
 reading = typer.Typer(rich_markup_mode=None)
 
@@ -416,7 +416,9 @@ def trail(
     order: Annotated[
         Literal["newest", "oldest"], typer.Option(help="Which come first.")
     ] = "newest",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many events.")] = SHOWN_BY_DEFAULT,
+    limit: Annotated[
+        int, typer.Option(min=1, help="At most so many events.")
+    ] = EVENTS_SHOWN_DEFAULT,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as a line of JSON, for machines.")
     ] = False,
@@ -440,7 +442,7 @@ def trail(
             known_at=known_at,
             known_position=known_position,
             order=order,
-            page_size=min(limit, PAGE_MAX),
+            page_size=min(limit, EVENTS_TOGETHER_MAX),
         )
         async for event in events:
             if as_json:

@@ -19,7 +19,7 @@ from ledger.client import (
     Unavailable,
     UnexpectedAnswer,
 )
-from ledger.client.clients import PAUSE_MAX_S, PAUSE_S, RETRIES, RETRY_AFTER_MAX_S
+from ledger.client.clients import FIRST_PAUSE_S, PAUSE_MAX_S, RETRIES_DEFAULT, RETRY_AFTER_MAX_S
 from tests.client.conftest import Harmful
 from tests.service.conftest import Running
 
@@ -39,13 +39,13 @@ def test_a_command_whose_answer_was_lost_is_recorded_once(
     with Client(harmful.url, shared.keys["officer"], sleep=slept.append) as officer:
         done = officer.register("user:cut", {"plan": "team"})
 
-    assert (1, RETRIES) == (recorded(shared, "user:cut"), len(slept))
+    assert (1, RETRIES_DEFAULT) == (recorded(shared, "user:cut"), len(slept))
     assert 5 == len(harmful.keys())
     assert {harmful.keys()[0]} == set(harmful.keys())
     assert done.position == officer.position
-    assert [7.0] == [pause for pause in slept if pause >= PAUSE_S * 8]
+    assert [7.0] == [pause for pause in slept if pause >= FIRST_PAUSE_S * 8]
     for number, pause in enumerate(slept):
-        assert pause == 7.0 or PAUSE_S * 2**number / 2 <= pause <= PAUSE_S * 2**number
+        assert pause == 7.0 or FIRST_PAUSE_S * 2**number / 2 <= pause <= FIRST_PAUSE_S * 2**number
 
 
 def test_awaiting_is_the_same(shared: Running, harmful: Harmful) -> None:
@@ -188,7 +188,7 @@ def test_pauses_grow_up_to_a_limit() -> None:
 
     assert 12 == len(pauses)
     assert all(PAUSE_MAX_S / 2 <= pause <= PAUSE_MAX_S for pause in pauses[6:])
-    assert pauses[0] <= PAUSE_S
+    assert pauses[0] <= FIRST_PAUSE_S
 
 
 def test_an_answer_of_another_form_is_said_to_be_one() -> None:
@@ -222,4 +222,4 @@ def test_nobody_listening_is_no_answer() -> None:
         pytest.raises(NoAnswer, match="see that the ledger runs"),
     ):
         client.ready()
-    assert RETRIES == len(pauses)
+    assert RETRIES_DEFAULT == len(pauses)

@@ -257,7 +257,7 @@ def test_nobody_listening_ends_with_two(
     run: Run, shared: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who got no answer knows nothing, and a script can tell that from a refusal."""
-    monkeypatch.setattr("ledger.client.clients.PAUSE_S", 0.0)
+    monkeypatch.setattr("ledger.client.clients.FIRST_PAUSE_S", 0.0)
     monkeypatch.setenv("LEDGER_KEY", "k")
     ran = run("status", "--url", "http://127.0.0.1:1")
 
