@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -22,7 +23,8 @@ from ledger.client import (
     answers,
     question,
 )
-from ledger.client.call import ListMethod, Method
+from ledger.client.call import NAMES_OF_PARAMETERS, ListMethod, Method
+from ledger.client.decisions import LINES_TOGETHER_MAX
 from ledger.client.problems import KINDS
 from ledger.client.reading import Times
 from ledger.domain.errors import InvalidValue
@@ -37,6 +39,8 @@ NOT_IN_THE_CLIENT = {
     "GET /v1/access/changes",
     "GET /v1/access/snapshot",
 }
+# Streams and documents, which are read by other means where they are served.
+STREAMED = {"GET /v1/events/stream", "GET /v1/events/export", "GET /v1/report"}
 CLAUSES: Any = POLICY["clauses"]
 SHAPES: dict[str, type[answers.Answer]] = {
     "AccessAnswer": answers.Access,
@@ -89,9 +93,29 @@ def test_every_route_has_its_method(shared: Running) -> None:
     paths = shared.http.get("/openapi.json").json()["paths"]
     routes = {f"{method.upper()} {path}" for path, found in paths.items() for method in found}
 
-    assert routes - NOT_IN_THE_CLIENT == {method.route for method in methods().values()}
+    assert routes - NOT_IN_THE_CLIENT - STREAMED == {method.route for method in methods().values()}
     assert NOT_IN_THE_CLIENT <= routes
     assert all(method.__doc__ for method in methods().values())
+
+
+def test_every_parameter_of_a_route_can_be_given(shared: Running) -> None:
+    """A method takes what its route takes, under the same name or the one that stands for it."""
+    paths = shared.http.get("/openapi.json").json()["paths"]
+    missing = {}
+    for name, method in methods().items():
+        verb, _, path = method.route.partition(" ")
+        described = method.__wrapped__
+        given = set(inspect.signature(described).parameters)
+        for hint in get_type_hints(described).values():
+            for filters in get_args(hint):
+                given |= set(getattr(filters, "__annotations__", ()))
+        given = {NAMES_OF_PARAMETERS.get(each, each) for each in given}
+        parameters = paths[path][verb.lower()].get("parameters", [])
+        wanted = {each["name"] for each in parameters if each["in"] == "query"} - {"cursor"}
+        if wanted - given:
+            missing[name] = wanted - given
+
+    assert {} == missing
 
 
 def test_every_answer_has_the_members_that_the_ledger_describes(shared: Running) -> None:
@@ -290,6 +314,16 @@ def test_a_batch_is_sent_in_requests_of_its_own(clients: dict[str, Client]) -> N
     assert list(range(1, 502)) == [each.line for each in answered]
     assert [404] == [each.status for each in answered if each.problem]
     assert officer.position == max(each.position or 0 for each in answered)
+
+
+@pytest.mark.parametrize(("lines", "more"), [(LINES_TOGETHER_MAX, False), (501, True)])
+def test_as_many_lines_as_may_be_are_one_request(lines: int, *, more: bool) -> None:
+    """A request has 500 lines; what is beyond goes with the next."""
+    first = Client.batch.first([{"method": "POST", "path": "/v1/warnings"}] * lines)
+
+    assert first.call.content is not None
+    assert LINES_TOGETHER_MAX == first.call.content.count(b"\n")
+    assert more == (first.following(answers.Page[answers.BatchAnswer](items=[])) is not None)
 
 
 def test_proofs_and_tiles_are_what_the_log_serves(

@@ -71,6 +71,28 @@ def test_awaiting_is_the_same(shared: Running, harmful: Harmful) -> None:
     assert 7.0 == slept[1]
 
 
+def test_a_batch_whose_answers_were_lost_is_recorded_once(
+    shared: Running, harmful: Harmful
+) -> None:
+    """Each line has a key, its own or one that it was given, and keeps it."""
+    lines = [
+        {
+            "method": "POST",
+            "path": "/v1/warnings",
+            "body": {"subject": {"type": "user", "id": "lost"}, "reason": f"Number {number}."},
+            **({"idempotency_key": "line-1"} if number == 1 else {}),
+        }
+        for number in range(3)
+    ]
+    harmful.harms = ["cut", "refuse"]
+    with Client(harmful.url, shared.keys["officer"], sleep=lambda _: None) as officer:
+        answered = list(officer.batch(lines))
+
+    assert [201, 201, 201] == [each.status for each in answered]
+    assert (3, 3) == (recorded(shared, "user:lost"), len(harmful.seen))
+    assert officer.position == answered[-1].position
+
+
 def test_every_command_has_a_key_of_its_own(shared: Running, harmful: Harmful) -> None:
     """Two commands are two, though they say the same; one of the caller's keys makes them one."""
     with Client(harmful.url, shared.keys["officer"]) as officer:
