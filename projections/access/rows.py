@@ -513,12 +513,13 @@ class AccessRows:
             f"count(*) FILTER (WHERE {_WAITS_FOR_REVIEW}) AS review "
             "FROM access_suspensions s JOIN access_terms t ON t.suspension = s.id "
             "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
-            "WHERE s.position <= ?",
+            # What has ended is counted by none of these, and is most of what there is.
+            "WHERE s.position <= ? AND (t.closes_at IS NULL OR t.closes_at > ?)",
             (
                 *(*bound, *bound, *bound_scheduled),
                 *(*bound, now, format_instant(due_until)),
                 *(now, now),
-                *(position, position, position),
+                *(position, position, position, now),
             ),
         )
         row = cursor.fetchone()
