@@ -30,6 +30,9 @@ import pytest
 import typer.main
 from fastapi import FastAPI
 
+from ledger import client
+from ledger.client.call import ListMethod, Method
+from ledger.client.problems import KINDS
 from ledger.domain.errors import LedgerError
 from ledger.domain.events import EVENT_TYPES, Event
 from ledger.service import cli
@@ -598,7 +601,7 @@ def test_what_stands_around_every_event_is_documented(demo: Demo) -> None:
 
 # --- errors ---------------------------------------------------------------------------------------
 
-KINDS = {"ledger_error", "refused"}  # what other errors are, never answered themselves
+ABOVE = {"ledger_error", "refused"}  # what other errors are, never answered themselves
 OF_THE_FRAMEWORK = {"no_such_route", "method_not_allowed", "internal_error"}
 OF_EVERY_COMMAND = {
     *("malformed_request", "not_authenticated", "not_allowed", "too_many_requests"),
@@ -627,7 +630,7 @@ def code_rows() -> dict[str, list[str]]:
 
 def test_every_code_is_documented_with_status_and_hint() -> None:
     """The tables have each code that is answered, with the status and hint it comes with."""
-    errors = {error.code: error for error in every_error() if error.code not in KINDS}
+    errors = {error.code: error for error in every_error() if error.code not in ABOVE}
     rows = code_rows()
 
     assert {*errors, *OF_THE_FRAMEWORK} == set(rows)
@@ -892,8 +895,13 @@ def as_shown(value: object) -> str:
 
 
 def test_every_limit_is_documented_with_its_value() -> None:
-    """Each named limit of the values, the service and the follower stands on the page, as it is."""
-    must = constants("ledger/domain/values.py", "ledger/service", "projections/access/follower.py")
+    """Each named limit of the values, client, service and follower stands on the page, as it is."""
+    must = constants(
+        "ledger/domain/values.py",
+        "ledger/client",
+        "ledger/service",
+        "projections/access/follower.py",
+    )
     may = constants("ledger/domain", "ledger/application.py", "ledger/store")
     documented: dict[str, list[str]] = {}
     for row in rows_of(read("limits.md")):
@@ -940,6 +948,34 @@ def test_the_follower_is_documented_as_it_is_called() -> None:
     for one in parameters:
         if isinstance(one.default, str | float):
             assert [str(one.default)] == written[one.name]
+
+
+def test_the_client_is_documented_as_it_is_called() -> None:
+    """The tables of the page have the arguments, the methods and the problems of the client."""
+    arguments, _, methods, raised, _ = tables_of(read("python-client.md"))
+
+    parameters = list(inspect.signature(client.Client).parameters.values())
+    assert [one.name for one in parameters] == [quoted(row[0])[0] for row in arguments]
+    assert [quoted(row[1]) for row in arguments] == [
+        [str(one.default)] if isinstance(one.default, int | float) else [] for one in parameters
+    ]
+    assert {quoted(row[0])[0]: quoted(row[1])[0] for row in methods} == {
+        name: method.route
+        for name in dir(client.Client)
+        if isinstance(method := getattr(client.Client, name), Method | ListMethod)
+        and not name.startswith("_")
+    }
+    statuses = {quoted(row[0])[0]: row[1] for row in raised}
+    assert {*statuses, "ClientError", "Problem"} == {
+        name for name in client.__all__ if issubclass_of(getattr(client, name), client.ClientError)
+    }
+    for status, kind in KINDS.items():
+        assert str(status) in statuses[kind.__name__].split(", ")
+
+
+def issubclass_of(found: object, kind: type) -> bool:
+    """Whether something is a class of a kind."""
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def test_every_member_of_a_logged_decision_is_documented() -> None:

@@ -245,6 +245,7 @@ def test_imports_go_one_way(copied_tree: Path) -> None:
         ("ledger.application", "import ledger.service"),
         ("ledger.tlog.verify", "import sqlite3"),
         ("ledger.tlog.tiled", "import ledger.store"),
+        ("ledger.client.clients", "import ledger.store"),
         ("projections.conduct", "import ledger.service"),
         ("projections.conduct", "import projections.trail"),
     ],

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import orjson
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -36,14 +35,14 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
+from ledger.service.cli_reading import reading
+from ledger.service.opening import existing, place_of, settings_given, words_of
 from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, is_postgresql
+from ledger.service.terminal import AsJson, err, out, print_json, print_table
 from ledger.tlog.note import format_vkey
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from ledger.service.verification import Report, Trusted
-    from ledger.service.wiring import Service
     from ledger.service.witness import Evidence, Witness
     from ledger.tlog.note import VerifierKey
 
@@ -55,7 +54,6 @@ SWITCH_INTERVAL_S: Final = 0.001  # a tenth of a write; shorter ones cost more t
 WITNESS_DRAIN_S: Final = 30  # how long open requests may take once a witness is told to stop
 FINDINGS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
 VERDICTS: Final = ("fine", "tampered", "could_not_tell")  # by exit code
-TABLE_WIDTH_MIN: Final = 160  # characters; in a narrower one ids would be cut
 
 app = typer.Typer(
     name="compliance-ledger",
@@ -70,11 +68,8 @@ witness = typer.Typer(
     help="Watch other ledgers, so that they cannot show two histories.", no_args_is_help=True
 )
 app.add_typer(witness, name="witness")
+app.add_typer(reading)
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[
     int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")
@@ -91,7 +86,7 @@ def main() -> None:
     except ValidationError as error:
         # A value from the command line that a fact cannot hold: an empty label, say.
         for fault in error.errors():
-            err.print(f"compliance-ledger: {_where(fault)}: {_what(fault)}", markup=False)
+            err.print(f"compliance-ledger: {place_of(fault)}: {words_of(fault)}", markup=False)
         raise SystemExit(1) from None
 
 
@@ -101,70 +96,20 @@ def _print_refusal(error: LedgerError) -> None:
         err.print(error.hint, markup=False)
 
 
-def _settings(**given: Any) -> Settings:
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        lines = [
-            f"{_where(fault)} is no setting; there are {', '.join(Settings.model_fields)}"
-            if fault["type"] == "extra_forbidden"
-            else f"LEDGER_{_where(fault).upper()}: {_what(fault)}"
-            for fault in error.errors()
-        ]
-        raise InvalidValue("; ".join(lines)) from None
-
-
-def _where(fault: ErrorDetails) -> str:
-    return "_".join(str(part) for part in fault["loc"])
-
-
-def _what(fault: ErrorDetails) -> str:
-    return fault["msg"].removeprefix("Value error, ")
-
-
-@contextmanager
-def _existing(settings: Settings) -> Iterator[Service]:
-    """Open the ledger that the settings name, which must have been opened by ``init``."""
-    from ledger.service.wiring import build
-
-    path = settings.database_path
-    if path is not None and not path.exists():
-        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
-    service = build(settings)
-    try:
-        service.signer.check()  # in doubt, reading goes on and writing is refused
-        if not service.recorder.position:
-            raise InvalidValue(
-                f"{settings.database} holds no ledger; run compliance-ledger init first"
-            )
-        yield service
-    finally:
-        service.close()
-
-
-def _print_json(value: object) -> None:
-    typer.echo(orjson.dumps(value).decode())
-
-
-def _print_table(table: Table) -> None:
-    out.width = max(out.width, TABLE_WIDTH_MIN)
-    out.print(table)
-
-
 # --- init and serve -------------------------------------------------------------------------------
 
 
 @app.command()
 def init(as_json: AsJson = False) -> None:
     """Make the database and the vault key, open the ledger, and print the first admin key, once."""
-    settings = _settings()
+    settings = settings_given()
     if settings.database_path is None:
         _apply_schema(settings)
     key, log_key = _open_ledger(settings)
     path = settings.database_path
     database = settings.database if path is None else str(path.absolute())
     if as_json:
-        _print_json(
+        print_json(
             {
                 "database": database,
                 "origin": settings.origin,
@@ -228,9 +173,9 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve.")] = 1,
 ) -> None:
     """Serve the ledger over HTTP."""
-    settings = _settings()
+    settings = settings_given()
     _check_host(host)
-    with _existing(settings) as service:
+    with existing(settings) as service:
         service.require_modest_role()  # a refusal is read better here than from each worker
     with _listening(host, port) as (listening, url):
         out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
@@ -261,7 +206,7 @@ def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
 
 def _serve(listening: socket.socket, workers: int) -> None:
     """Serve on a socket, and on the port of the metrics if there is to be one."""
-    port = _settings().metrics_port
+    port = settings_given().metrics_port
     with _metrics_folder(), ExitStack() as stack:
         sockets = [listening]
         if port is not None:
@@ -294,7 +239,7 @@ def _run_server(sockets: list[socket.socket], workers: int) -> None:
     from ledger.service import logs
     from ledger.service.http.protocol import CheckProtocol
 
-    settings = _settings()
+    settings = settings_given()
     logs.configure(settings.log_format)
     config = uvicorn.Config(
         "ledger.service.cli:asgi",
@@ -334,7 +279,7 @@ def asgi() -> Any:
     from ledger.service.http.app import create_app
     from ledger.service.wiring import build
 
-    settings = _settings()
+    settings = settings_given()
     logs.configure(settings.log_format)
     application = create_app(build(settings))
     # What is there by now stays for ever. Left to the collector, each of its full rounds would look
@@ -362,7 +307,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         os.environ["LEDGER_VAULT_KEY_FILE"] = str(DEMO_FOLDER / "ledger.vault-key")
         os.environ["LEDGER_FILES"] = str(DEMO_FOLDER)
         os.environ["LEDGER_ALLOW_OWNER"] = "true"
-        told = tell(_settings())
+        told = tell(settings_given())
         out.print("The founding story is told. The keys of this throw-away ledger:", markup=False)
         for role, key in told.keys.items():
             out.print(f"  {role:<9} {key}", markup=False)
@@ -391,7 +336,7 @@ def rebuild(
     """
     from ledger.store.replay import rebuild as rebuild_projections
 
-    with _existing(_settings()) as service, Progress(console=err, disable=as_json) as bar:
+    with existing(settings_given()) as service, Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("rebuilding", total=None)
 
         def progress(done: int, total: int) -> None:
@@ -400,7 +345,7 @@ def rebuild(
         found = rebuild_projections(service.recorder, repair=not check, progress=progress)
     differing = [difference.table for difference in found.differences]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "events": found.events,
                 "differences": [
@@ -445,7 +390,7 @@ def recover(
     """
     from ledger.service.wiring import build
 
-    settings = _settings()
+    settings = settings_given()
     if not accept_loss:
         raise InvalidValue(
             "recovering gives up events for good; put the newest copy of the database back if "
@@ -461,7 +406,7 @@ def recover(
     finally:
         service.close()
     if as_json:
-        _print_json(
+        print_json(
             {
                 "position": recorded.position,
                 "log_key": log_key,
@@ -564,7 +509,7 @@ def _kept(checkpoint: Path | None) -> bytes | None:
 
 def _settings_to_verify() -> Settings:
     try:
-        return _settings()
+        return settings_given()
     except LedgerError as error:  # an exit with 1 would say that something was tampered with
         raise typer.BadParameter(str(error)) from None
 
@@ -599,7 +544,7 @@ def verify_stored(
 def _show(report: Report, *, as_json: bool, **more: object) -> None:
     proven = report.proven.checkpoint if report.proven else None
     if as_json:
-        _print_json(
+        print_json(
             {
                 "verdict": VERDICTS[report.code],
                 "events": report.events,
@@ -656,7 +601,7 @@ def import_(
 
     if not file.is_file():
         raise InvalidValue(f"{file} is no file")
-    settings = _settings()
+    settings = settings_given()
     path = settings.database_path
     if url is None and path is not None and not path.exists():
         raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
@@ -674,7 +619,7 @@ def import_(
         task = bar.add_task("importing", total=file.stat().st_size)
         imported = asyncio.run(run(lambda sent: bar.update(task, advance=sent)))
     if as_json:
-        _print_json(asdict(imported))
+        print_json(asdict(imported))
     else:
         for answer in imported.refused[:FINDINGS_SHOWN_MAX]:
             err.print(f"line {answer['line']}: {answer['problem']['detail']}", markup=False)
@@ -699,7 +644,7 @@ def export(
     from ledger.tlog.note import parse_note
     from ledger.tlog.tiles import Tile
 
-    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
+    with existing(settings_given()) as service, service.reading(newest=True) as (c, _):
         note = service.log.newest_checkpoint(c)
         if note is None:
             raise InvalidValue("nothing was signed yet; start the service, which signs")
@@ -725,7 +670,7 @@ def export(
         except LogError as error:
             raise TamperDetected(f"{error}; run compliance-ledger verify") from None
     if as_json:
-        _print_json({"bundle": str(bundle), "origin": signed.origin, "size": signed.size})
+        print_json({"bundle": str(bundle), "origin": signed.origin, "size": signed.size})
     else:
         out.print(f"Wrote {signed.size} events of {signed.origin} to {bundle}.", markup=False)
 
@@ -742,7 +687,7 @@ def backup(
     from ledger.service.backup import back_up
     from ledger.service.verification import Trusted
 
-    settings = _settings()
+    settings = settings_given()
     path = settings.database_path
     if path is None:
         raise InvalidValue(
@@ -782,7 +727,7 @@ def migrate(
     from ledger.service.migrating import migrate as migrate_ledger
 
     try:
-        old, new = (_settings(database_url=url) for url in (source, target))
+        old, new = (settings_given(database_url=url) for url in (source, target))
         with _steps(as_json=as_json) as progress:
             migrated = migrate_ledger(old, new, progress=progress)
     except LedgerError as error:
@@ -838,18 +783,18 @@ def wrongful(
     """
     from ledger.service.decision_log import refused_by
 
-    settings = _settings()
+    settings = settings_given()
     path = log or settings.decision_log
     if path is None or not path.is_file():
         raise InvalidValue(f"there is no decision log at {path}; name one with --log")
-    with _existing(settings) as service, service.reading(newest=True) as (c, _):
+    with existing(settings) as service, service.reading(newest=True) as (c, _):
         if service.conduct.stream_of(c, violation) is None:
             raise NotFound(f"no violation {violation!r} is recorded")
         suspensions = frozenset(id_ for _, id_ in service.access.resting_on(c, violation))
     found = refused_by(path, suspensions)
     if as_json:
         for decision in found:
-            _print_json(decision)
+            print_json(decision)
         return
     table = Table("at", "subject", "action", "resource", "suspensions", "decision")
     for decision in found:
@@ -861,7 +806,7 @@ def wrongful(
             ", ".join(decision["suspensions"]),
             decision["decision_id"],
         )
-    _print_table(table)
+    print_table(table)
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -889,14 +834,14 @@ def issue_key(
     """Issue a key, straight in the database: for the day the last admin key is lost."""
     from ledger.application import SYSTEM_AUTHOR
 
-    with _existing(_settings()) as service, service.ledger.together():
+    with existing(settings_given()) as service, service.ledger.together():
         if role is not None:
             service.ledger.enroll(operator, role=role, by=SYSTEM_AUTHOR)
         done = service.ledger.issue_key(
             operator, expires_at=_expiry(expires_at), label=label, by=SYSTEM_AUTHOR
         )
     if as_json:
-        _print_json({"id": done.recorded.event.about, "operator": operator, "key": done.secret})
+        print_json({"id": done.recorded.event.about, "operator": operator, "key": done.secret})
     else:
         out.print(f"Key {done.recorded.event.about} of {operator}, shown only now:", markup=False)
         out.print(str(done.secret), markup=False)
@@ -905,18 +850,18 @@ def issue_key(
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """List operators and their keys; never a key itself."""
-    with _existing(_settings()) as service, service.reading(newest=True) as (c, _):
+    with existing(settings_given()) as service, service.reading(newest=True) as (c, _):
         found: list[Any] = service.operators.operators(c, after="", limit=100_000)
         now = service.clock()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table("operator", "role", "key", "label", "state")
     for operator in found:
         for key in operator["keys"] or [None]:
             described = ("", "", "") if key is None else _describe(key, now)
             table.add_row(operator["id"], operator["role"], *described)
-    _print_table(table)
+    print_table(table)
 
 
 def _describe(key: dict[str, Any], now: datetime) -> tuple[str, str, str]:
@@ -937,10 +882,10 @@ def revoke_key(
     """Revoke a key; every serving process refuses it within a second."""
     from ledger.application import SYSTEM_AUTHOR
 
-    with _existing(_settings()) as service:
+    with existing(settings_given()) as service:
         done = service.ledger.revoke_key(key, by=SYSTEM_AUTHOR)
     if as_json:
-        _print_json({"id": key, "position": done.recorded.position})
+        print_json({"id": key, "position": done.recorded.position})
     else:
         out.print(f"Revoked {key}.", markup=False)
 
@@ -948,10 +893,10 @@ def revoke_key(
 @keys.command("rotate-log")
 def rotate_log_key(as_json: AsJson = False) -> None:
     """Give the log a new signing key; what the old one signed stays verifiable."""
-    with _existing(_settings()) as service:
+    with existing(settings_given()) as service:
         key = service.rotate_log_key()
     if as_json:
-        _print_json({"log_key": key})
+        print_json({"log_key": key})
     else:
         out.print(f"The new public key of the log, for those who verify: {key}", markup=False)
 
@@ -974,7 +919,7 @@ def init_witness(
 
     vkey = format_vkey(make_witness(folder, name))
     if as_json:
-        _print_json({"folder": str(folder.absolute()), "vkey": vkey})
+        print_json({"folder": str(folder.absolute()), "vkey": vkey})
         return
     out.print(f"Made the witness {name} in {folder.absolute()}. Its public key:", markup=False)
     out.print(vkey, markup=False)
@@ -1054,7 +999,7 @@ def witness_evidence(
         if to is not None:
             _write_evidence(to, each)
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "id": each.id,
                     "origin": each.origin,

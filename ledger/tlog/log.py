@@ -177,6 +177,16 @@ class LogRows:
         row = c.fetchone()
         return (row and row[0]) or 0
 
+    def newest_signed(self, c: Cursor, until: int) -> tuple[int, str] | None:
+        """Return size and time of the newest checkpoint of at most `until` events."""
+        c.execute(
+            "SELECT size, signed_at FROM log_checkpoints WHERE size <= ? "
+            "ORDER BY size DESC LIMIT 1",
+            (until,),
+        )
+        row = c.fetchone()
+        return (int(row[0]), str(row[1])) if row else None
+
     def newest_checkpoint(self, c: Cursor) -> bytes | None:
         """Return the newest checkpoint with its cosignatures; None when nothing was signed."""
         return self.checkpoint_at(c, self.newest_size(c))

@@ -468,10 +468,11 @@ class AccessRows:
             condition, bound = _state_condition(state, now)
             also(condition, *bound)
         if review is not None:
-            condition = (
-                "(t.closes_at IS NULL OR t.closes_at > ?) AND (t.overturned > 0 OR t.ends_at <= ?)"
+            also(
+                _WAITS_FOR_REVIEW if review else f"NOT coalesce({_WAITS_FOR_REVIEW}, false)",
+                now,
+                now,
             )
-            also(condition if review else f"NOT coalesce({condition}, false)", now, now)
         if model is not None:
             selectors = self._selectors_of(cursor, model)
             also(
@@ -493,6 +494,39 @@ class AccessRows:
             (position, position, *values, limit),
         )
         return [_suspension_json(row, at) for row in cursor.fetchall()]
+
+    def standings(
+        self, cursor: Cursor, *, at: datetime, position: int, due_until: datetime
+    ) -> dict[str, int]:
+        """Count suspensions by how they stood at ``at``, as known at ``position``.
+
+        ``due`` are those in force whose term ends until ``due_until``.
+        """
+        now = format_instant(at)
+        in_force, bound = _state_condition("in_force", now)
+        scheduled, bound_scheduled = _state_condition("scheduled", now)
+        cursor.execute(
+            f"SELECT count(*) FILTER (WHERE {in_force}) AS in_force, "
+            f"count(DISTINCT s.subject) FILTER (WHERE {in_force}) AS restricted_subjects, "
+            f"count(*) FILTER (WHERE {scheduled}) AS scheduled, "
+            f"count(*) FILTER (WHERE {in_force} AND t.ends_at > ? AND t.ends_at <= ?) AS due, "
+            f"count(*) FILTER (WHERE {_WAITS_FOR_REVIEW}) AS review "
+            "FROM access_suspensions s JOIN access_terms t ON t.suspension = s.id "
+            "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
+            # What has ended is counted by none of these, and is most of what there is.
+            "WHERE s.position <= ? AND (t.closes_at IS NULL OR t.closes_at > ?)",
+            (
+                *(*bound, *bound, *bound_scheduled),
+                *(*bound, now, format_instant(due_until)),
+                *(now, now),
+                *(position, position, position, now),
+            ),
+        )
+        row = cursor.fetchone()
+        return {
+            name: int(row[name])
+            for name in ("in_force", "restricted_subjects", "scheduled", "due", "review")
+        }
 
     def _selectors_of(self, cursor: Cursor, resource: str) -> list[str]:
         cursor.execute("SELECT name, resources FROM access_groups")
@@ -595,6 +629,11 @@ def snapshot(
         for row in streamed(cursor, query, (recorded_at,) if "?" in query else ()):
             yield (kind, *row)
     yield ("ledger", position, recorded_at, unknown)
+
+
+_WAITS_FOR_REVIEW: Final = (
+    "(t.closes_at IS NULL OR t.closes_at > ?) AND (t.overturned > 0 OR t.ends_at <= ?)"
+)
 
 
 def _state_condition(state: SuspensionState, now: str) -> tuple[str, Sequence[str]]:

@@ -44,6 +44,7 @@ ROLES: Final = {
     ("GET", "/v1/access/snapshot"): {"service"},
     ("GET", "/v1/access/changes"): {"service"},
     ("GET", "/v1/subjects/record"): {*READERS, "service"},
+    ("GET", "/v1/status"): READERS,
     ("GET", "/v1/events"): {"auditor"},
     ("GET", "/metrics"): {"auditor"},
     ("GET", "/v1/events/counts"): {"auditor"},

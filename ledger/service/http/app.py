@@ -40,6 +40,9 @@ from ledger.service.http import (
 from ledger.service.http import (
     metrics as metrics_routes,
 )
+from ledger.service.http import (
+    status as status_routes,
+)
 from ledger.service.http.authzen import EVALUATION_PATHS, REQUEST_ID, AccessApp, DecisionPoint
 from ledger.service.http.drain import Drain
 from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
@@ -115,6 +118,7 @@ def create_app(service: Service) -> Front:
         conduct,
         suspensions,
         erasures,
+        status_routes,
         events,
         catalogue,
         operators,

@@ -1,0 +1,488 @@
+"""The commands with which people look: ``status``, ``show``, ``trail``.
+
+Each asks the ledger at a URL, or the database that the settings name, through the same client and
+the same routes, so both print the same. Exit codes: 0 done; 1 the ledger refused, or nothing is
+recorded under that id; 2 the command line is wrong, or nobody answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ledger.domain.errors import InvalidValue, Unavailable
+from ledger.domain.values import Subject, parse_instant
+from ledger.service.opening import existing, settings_given
+from ledger.service.terminal import AsJson, err, out, print_json, print_table
+
+if TYPE_CHECKING:
+    from ledger.client import AsyncClient
+    from ledger.client.answers import Access, Answer, Event, Record, Status
+    from ledger.client.reading import Times
+
+KEY_VARIABLE: Final = "LEDGER_KEY"
+EVENTS_SHOWN_DEFAULT: Final = 50  # some screens
+EVENTS_TOGETHER_MAX: Final = 500  # asked for with one request: half a megabyte
+
+reading = typer.Typer(rich_markup_mode=None)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def _instant(raw: str) -> datetime:
+    try:
+        return parse_instant(raw)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _event_types(incomplete: str) -> list[str]:
+    """Return the types of events that begin so, for the shell."""
+    from ledger.domain.events import EVENT_TYPES
+
+    types = sorted({event.TYPE for event in EVENT_TYPES.values()})
+    return [each for each in types if each.startswith(incomplete)]
+
+
+def _kinds(incomplete: str) -> list[str]:
+    """Return how what can be shown begins, for the shell."""
+    begins = ["user:", "application:", "organization:", "api_key:", *(f"{each}_" for each in _ONE)]
+    return [each for each in begins if each.startswith(incomplete)]
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="The URL of a ledger; the database of the settings when absent."),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="A file with the key for --url; the variable LEDGER_KEY when absent."),
+]
+At = Annotated[
+    datetime | None,
+    typer.Option(parser=_instant, metavar="INSTANT", help="What was in force then."),
+]
+KnownAt = Annotated[
+    datetime | None,
+    typer.Option(parser=_instant, metavar="INSTANT", help="As the ledger knew it then."),
+]
+KnownPosition = Annotated[
+    int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
+]
+
+
+# --- whom to ask ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _asking(url: str | None, key_file: Path | None) -> AsyncIterator[AsyncClient]:
+    """Yield a client of the ledger at a URL, or of the database that the settings name."""
+    if url is None:
+        if key_file is not None:
+            raise typer.BadParameter("--key-file is for --url; a database is read without a key")
+        with existing(settings_given()) as service:
+            from ledger.service.direct import reading_client
+
+            async with reading_client(service) as client:
+                yield client
+        return
+    from ledger.client import AsyncClient
+
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"--url {url!r} must begin with http:// or https://")
+    async with AsyncClient(url, _key(key_file)) as client:
+        yield client
+
+
+def _key(key_file: Path | None) -> str:
+    if key_file is None:
+        key = os.environ.get(KEY_VARIABLE, "")
+    else:
+        try:
+            key = key_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unavailable(f"{key_file} cannot be read: {error}") from None
+    key = key.strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise typer.BadParameter(
+            f"set {KEY_VARIABLE} to the key of an auditor, or name a file that holds it with "
+            "--key-file"
+        )
+    return key
+
+
+def _ask(
+    url: str | None, key_file: Path | None, ask: Callable[[AsyncClient], Awaitable[None]]
+) -> None:
+    """Run what asks a ledger; a problem is told in its own words."""
+    from ledger.client import ClientError, Problem
+
+    async def asked() -> None:
+        async with _asking(url, key_file) as client:
+            await ask(client)
+
+    try:
+        asyncio.run(asked())
+    except Problem as problem:
+        err.print(f"compliance-ledger: {problem.detail}", markup=False)
+        if problem.hint:
+            err.print(problem.hint, markup=False)
+        raise typer.Exit(1) from None
+    except ClientError as error:
+        err.print(f"compliance-ledger: {error}", markup=False)
+        raise typer.Exit(2) from None
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+@reading.command()
+def status(
+    url: Url = None,
+    key_file: KeyFile = None,
+    at: At = None,
+    known_at: KnownAt = None,
+    known_position: KnownPosition = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in force, falls due and waits for a person, and how the log stands."""
+    times: Times = {"at": at, "known_at": known_at, "known_position": known_position}
+
+    async def ask(client: AsyncClient) -> None:
+        found = await client.status(**times)
+        if as_json:
+            print_json(found.as_json())
+        else:
+            _print_status(found)
+
+    _ask(url, key_file, ask)
+
+
+def _print_status(found: Status) -> None:
+    checkpoint = "none yet"
+    if found.checkpoint is not None:
+        checkpoint = (
+            f"{found.checkpoint.size} events, signed {_ago(found.at, found.checkpoint.signed_at)}; "
+            f"{found.known_position - found.checkpoint.size} not covered yet"
+        )
+    _print_pairs(
+        {
+            "at": _shown(found.at),
+            "position": f"{found.known_position} of {found.position}",
+            "newest event": _shown(found.recorded_at),
+            "in force": f"{found.in_force} suspensions of {found.restricted_subjects} subjects",
+            "due": f"{found.due} end until {_shown(found.due_until)}",
+            "scheduled": f"{found.scheduled} have not begun",
+            "waiting for review": str(found.review),
+            "log": f"{found.known_position} events",
+            "checkpoint": checkpoint,
+        }
+    )
+
+
+def _ago(at: datetime, then: datetime) -> str:
+    seconds = int((at - then).total_seconds())
+    if seconds < 0:
+        return f"at {_shown(then)}"
+    for name, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {name} ago"
+    return f"{seconds} seconds ago"
+
+
+# --- show -----------------------------------------------------------------------------------------
+
+_ONE: Final[Mapping[str, str]] = {
+    "vio": "violation",
+    "sus": "suspension",
+    "war": "warning",
+    "rei": "reinstatement",
+    "era": "erasure",
+    "hld": "hold",
+}
+"""The method of the client that returns what an id of this kind names."""
+
+
+@reading.command()
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A subject like user:alice, an id like sus_01… or vio_01…, or a position.",
+            autocompletion=_kinds,
+        ),
+    ],
+    url: Url = None,
+    key_file: KeyFile = None,
+    at: At = None,
+    known_at: KnownAt = None,
+    known_position: KnownPosition = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a subject with its standing, record and access; or one fact, or one event."""
+    times: Times = {"at": at, "known_at": known_at, "known_position": known_position}
+    prefix = what.partition("_")[0]
+
+    async def ask(client: AsyncClient) -> None:
+        if ":" in what:
+            await _show_subject(client, Subject.parse(what), times, as_json=as_json)
+        elif what.isascii() and what.isdigit():
+            if any(value is not None for value in times.values()):
+                raise typer.BadParameter("an event is the same at all times; leave them out")
+            _show_one(await client.event(int(what)), as_json=as_json)
+        elif prefix in _ONE:
+            _show_one(await getattr(client, _ONE[prefix])(what, **times), as_json=as_json)
+        else:
+            raise InvalidValue(
+                f"{what!r} is no subject (user:alice), id "
+                f"({', '.join(f'{each}_…' for each in _ONE)}) or position"
+            )
+
+    _ask(url, key_file, ask)
+
+
+async def _show_subject(
+    client: AsyncClient, subject: Subject, times: Times, *, as_json: bool
+) -> None:
+    record = await client.record(subject, **times)
+    # The same two times, though something may have been recorded since.
+    access = await client.access(subject, at=record.at, known_position=record.known_position)
+    if as_json:
+        print_json({"record": record.as_json(), "access": access.as_json()})
+        return
+    _print_record(record)
+    _print_access(access)
+    _print_facts(record)
+
+
+def _print_record(record: Record) -> None:
+    links = [
+        f"below {each.subject.key} since {_shown(each.since)}" for each in record.links.parents
+    ]
+    links += [
+        f"above {each.subject.key} since {_shown(each.since)}" for each in record.links.children
+    ]
+    properties = [f"{name} = {value}" for name, value in record.properties.items()]
+    _print_pairs(
+        {
+            "subject": record.subject.key,
+            "standing": record.standing,
+            "at": _shown(record.at),
+            "as known at": f"position {record.known_position} of {record.position}",
+            **({"links": "; ".join(links)} if links else {}),
+            **({"properties": "; ".join(properties)} if properties else {}),
+        }
+    )
+
+
+def _print_access(access: Access) -> None:
+    rows = []
+    for each in access.resources:
+        refused = [action for action, allowed in each.actions.items() if not allowed]
+        rows.append(
+            (
+                each.resource.key,
+                "yes" if each.allowed else f"no ({', '.join(refused)})",
+                "" if each.allowed else _shown(each.until),
+                ", ".join(each.suspensions),
+            )
+        )
+    _print_rows("access", ("resource", "may be used", "back from", "because of"), rows)
+    _print_rows(
+        "in force, with those of whoever stands above",
+        ("id", "of", "until", "for", "reason"),
+        [
+            (
+                each.id,
+                each.subject.key,
+                _shown(each.ends_at),
+                ", ".join(clause.label for clause in each.clauses) or each.basis,
+                each.reason,
+            )
+            for each in access.suspensions
+        ],
+    )
+
+
+def _print_facts(record: Record) -> None:
+    _print_rows(
+        "suspensions",
+        ("id", "state", "from", "until", "reason"),
+        [
+            (each.id, each.state, _shown(each.effective_at), _shown(each.ends_at), each.reason)
+            for each in record.suspensions
+        ],
+    )
+    _print_rows(
+        "violations",
+        ("id", "state", "on", "clause", "summary"),
+        [
+            (
+                each.id,
+                each.state,
+                _shown(each.occurred_at),
+                f"{each.policy} {each.clause}",
+                each.summary,
+            )
+            for each in record.violations
+        ],
+    )
+    _print_rows(
+        "warnings",
+        ("id", "on", "reason"),
+        [(each.id, _shown(each.recorded_at), each.reason) for each in record.warnings],
+    )
+    _print_rows(
+        "reinstatements",
+        ("id", "of", "from", "cause"),
+        [
+            (each.id, each.suspension, _shown(each.effective_at), each.cause)
+            for each in record.reinstatements
+        ],
+    )
+
+
+def _show_one(found: Answer, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print_pairs(_flat(found.as_json()))
+
+
+def _flat(value: Any, place: str = "") -> dict[str, str]:
+    """Return every value in an answer by its place, as people read it."""
+    if isinstance(value, dict) and value.keys() == {"type", "id"}:
+        return {place: f"{value['type']}:{value['id']}"}
+    if isinstance(value, dict | list) and value:
+        named = value.items() if isinstance(value, dict) else enumerate(value, start=1)
+        return {
+            name: text
+            for key, inner in named
+            for name, text in _flat(inner, f"{place} {key}".strip()).items()
+        }
+    if isinstance(value, bool):
+        return {place: "yes" if value else "no"}
+    return {place: "–" if value is None or value in ([], {}) else str(value)}
+
+
+# --- trail ----------------------------------------------------------------------------------------
+
+
+@reading.command()
+def trail(
+    url: Url = None,
+    key_file: KeyFile = None,
+    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="Of this type; several: once for each.",
+            autocompletion=_event_types,
+        ),
+    ] = None,
+    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
+    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Of this policy, or of this version of one.")
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
+    resource: Annotated[
+        str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
+    ] = None,
+    words: Annotated[
+        str | None, typer.Option("--words", help="Words that must all occur; word* begins so.")
+    ] = None,
+    recorded_from: Annotated[
+        datetime | None,
+        typer.Option("--from", parser=_instant, metavar="INSTANT", help="Recorded then or later."),
+    ] = None,
+    recorded_to: Annotated[
+        datetime | None,
+        typer.Option("--to", parser=_instant, metavar="INSTANT", help="Recorded before then."),
+    ] = None,
+    known_at: KnownAt = None,
+    known_position: KnownPosition = None,
+    order: Annotated[
+        Literal["newest", "oldest"], typer.Option(help="Which come first.")
+    ] = "newest",
+    limit: Annotated[
+        int, typer.Option(min=1, help="At most so many events.")
+    ] = EVENTS_SHOWN_DEFAULT,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each event as a line of JSON, for machines.")
+    ] = False,
+) -> None:
+    """List what happened, each event with its sentence."""
+
+    async def ask(client: AsyncClient) -> None:
+        rows: list[tuple[str, ...]] = []
+        left = limit
+        events = client.events(
+            subject=subject,
+            types=types,
+            operator=operator,
+            on_behalf_of=on_behalf_of,
+            policy=policy,
+            category=category,
+            resource=resource,
+            q=words,
+            recorded_from=recorded_from,
+            recorded_to=recorded_to,
+            known_at=known_at,
+            known_position=known_position,
+            order=order,
+            page_size=min(limit, EVENTS_TOGETHER_MAX),
+        )
+        async for event in events:
+            if as_json:
+                print_json(event.as_json())
+            else:
+                rows.append(_row_of(event))
+            left -= 1
+            if not left:
+                break
+        if not as_json:
+            _print_rows("", ("position", "recorded", "type", "what"), rows)
+            if not rows:
+                out.print("Nothing is recorded that fits.")
+
+    _ask(url, key_file, ask)
+
+
+def _row_of(event: Event) -> tuple[str, ...]:
+    return str(event.position), _shown(event.recorded_at), event.type, event.sentence
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def _shown(instant: datetime | None) -> str:
+    return "–" if instant is None else instant.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _print_pairs(pairs: Mapping[str, str]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in pairs.items():
+        table.add_row(Text(name), Text(value))
+    print_table(table)
+
+
+def _print_rows(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table, of what others wrote: as it stands, never as markup."""
+    if not rows:
+        return
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    print_table(table)
