@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import resource
@@ -39,6 +40,7 @@ class Crowd:
     last: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     over: bool = False
+    _never: asyncio.Event = field(default_factory=asyncio.Event)
 
     def run(self) -> None:
         """Let all of them read until it is over; for a thread of its own."""
@@ -56,7 +58,8 @@ class Crowd:
                 writer.close()
             except OSError:
                 pass
-            await asyncio.sleep(0.2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._never.wait(), 0.2)
 
     async def _take(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
