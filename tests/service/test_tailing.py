@@ -16,6 +16,7 @@ from ledger.service import tailing
 from ledger.service.http import live
 from ledger.service.settings import sqlite_path
 from ledger.service.tailing import from_database, from_service, plain, trail_filters
+from ledger.service.wiring import build
 from tests.conftest import on_each_store
 from tests.service.conftest import Running, suspension_of, violation_of
 from tests.serving import environment
@@ -78,7 +79,9 @@ def test_the_database_is_followed_with_the_filters_of_the_trail(
     for user in ("alice", "bob", "alice", "alice"):
         violation_of(founded, f"user:{user}")
     filters = trail_filters({"subject": "user:alice", "type": ["violation.recorded"]})
-    events: Iterator[Any] = from_database(founded.service, filters, since=0)
+    # As the program does: a process of its own, in which nothing else waits for news.
+    service = build(founded.service.settings, clock=founded.clock)
+    events: Iterator[Any] = from_database(service, filters, since=0)
 
     got = [next(events)["position"] for _ in range(3)]
     violation_of(founded, "user:alice")
@@ -87,6 +90,8 @@ def test_the_database_is_followed_with_the_filters_of_the_trail(
     query = {"subject": "user:alice", "order": "oldest"}
     listed = founded.done("GET", "/v1/events", role="auditor", params=query)["items"]
     assert [event["position"] for event in listed] == got
+    del events
+    service.close()
 
 
 def test_a_service_is_asked_again_when_it_has_no_room(
