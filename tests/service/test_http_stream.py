@@ -329,7 +329,7 @@ def test_another_route_can_stream_to_whoever_it_lets_in(shared: Running) -> None
 
     front = create_app(shared.service)
     front.api.router.routes.append(LedgerRoute("/tail", tail))
-    with serving(shared.service, app=front) as url, streaming(url, "", path="/tail") as one:
+    with serving(shared.service, app=front) as url, streaming(url, "none", path="/tail") as one:
         one.up_to(shared.service.recorder.position)
         over.set()
         assert listed(shared) == one.to_the_end()
@@ -346,18 +346,19 @@ def test_a_reader_has_every_event_once_across_a_restart(
     told: list[str] = []
     service = build(settings, clock=clock)
     keys = open_ledger(service)
-    with serving(service) as url:
-        port = urlsplit(url).port
-        assert port is not None
-        events = from_service(
-            url, keys["auditor"], {}, since=0, tell=told.append, pause=threading.Event().wait
-        )
-        first = service.recorder.position
-        with streaming(url, keys["auditor"]) as bystander:
+    first = service.recorder.position
+    with ExitStack() as stack:
+        with serving(service) as url:
+            events = from_service(
+                url, keys["auditor"], {}, since=0, tell=told.append, pause=threading.Event().wait
+            )
+            bystander = stack.enter_context(streaming(url, keys["auditor"]))
             got += [next(events) for _ in range(first)]
             service.ledger.enroll("before", role=Role.AUDITOR, by=SYSTEM_AUTHOR)
             got.append(next(events))
-    assert [first + 1] == [e["position"] for e in bystander.to_the_end()]
+        assert [first + 1] == [e["position"] for e in bystander.to_the_end()]
+    port = urlsplit(url).port
+    assert port is not None
     service = build(settings, clock=clock)
     service.ledger.enroll("between", role=Role.AUDITOR, by=SYSTEM_AUTHOR)
     with serving(service, port=port):
