@@ -236,7 +236,7 @@ def _suspend(draw: Drawing, now: datetime) -> dict[str, Any]:
 def _record_violation(draw: Drawing, now: datetime) -> dict[str, Any]:
     # Few people break the rules, and those again and again.
     return {
-        "subject": draw.one([*draw.subjects, *draw.subjects[:2] * 4]),
+        "subject": draw.one([*draw.subjects, *[*draw.subjects[:2]] * 4]),
         "policy": draw.one(["aup", "aup", "aup@1", "aup@2"]),
         "clause": draw.one([*CLAUSES, "fraud", "fraud"]),
         "occurred_at": draw.instant(now),
