@@ -34,6 +34,7 @@ __all__ = ["postgres_server", "postgres_url"]  # fixtures, for every test
 
 LOG_KEY = "test.ledger+0dcbc35a+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 VAULT_KEY = bytes(range(32))
+SOAK_S = float(os.environ.get("LEDGER_TEST_SOAK_S", "600"))  # how long a soak goes on that may
 T0 = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 

@@ -82,6 +82,7 @@ class Drawing:
     """Draws commands, instants and requests that fit what was recorded so far, more or less."""
 
     random: Random
+    subjects: Sequence[Subject] = field(default_factory=lambda: SUBJECTS)
     violations: list[str] = field(default_factory=list)
     owners: dict[str, Subject] = field(default_factory=dict)
     suspensions: list[str] = field(default_factory=list)
@@ -216,7 +217,7 @@ class Drawing:
 def _suspend(draw: Drawing, now: datetime) -> dict[str, Any]:
     basis = draw.one([Basis.VIOLATIONS, Basis.PRECAUTIONARY, Basis.LEGAL_ORDER])
     grounds = draw.some(draw.violations[-4:], 2) if basis is Basis.VIOLATIONS else []
-    subject = draw.one(SUBJECTS)
+    subject = draw.one(draw.subjects)
     if grounds and not draw.chance(4):  # mostly of whom it is about
         subject = draw.owners.get(grounds[0], subject)
     return {
@@ -235,7 +236,7 @@ def _suspend(draw: Drawing, now: datetime) -> dict[str, Any]:
 def _record_violation(draw: Drawing, now: datetime) -> dict[str, Any]:
     # Few people break the rules, and those again and again.
     return {
-        "subject": draw.one([*SUBJECTS, *SUBJECTS[:2] * 4]),
+        "subject": draw.one([*draw.subjects, *[*draw.subjects[:2]] * 4]),
         "policy": draw.one(["aup", "aup", "aup@1", "aup@2"]),
         "clause": draw.one([*CLAUSES, "fraud", "fraud"]),
         "occurred_at": draw.instant(now),
@@ -271,19 +272,19 @@ def _overturn(draw: Drawing, _: datetime) -> dict[str, Any]:
 
 def _warn(draw: Drawing, _: datetime) -> dict[str, Any]:
     grounds = draw.some(draw.violations, 2)
-    return {"subject": draw.one(SUBJECTS), "grounds": grounds, "reason": "Take care."}
+    return {"subject": draw.one(draw.subjects), "grounds": grounds, "reason": "Take care."}
 
 
 def _link(draw: Drawing, _: datetime) -> dict[str, Any]:
-    return {"subject": draw.one(SUBJECTS), "parent": draw.one(SUBJECTS)}
+    return {"subject": draw.one(draw.subjects), "parent": draw.one(draw.subjects)}
 
 
 def _unlink(draw: Drawing, _: datetime) -> dict[str, Any]:
-    return {"subject": draw.one(SUBJECTS), "parent": draw.one(SUBJECTS)}
+    return {"subject": draw.one(draw.subjects), "parent": draw.one(draw.subjects)}
 
 
 def _register(draw: Drawing, _: datetime) -> dict[str, Any]:
-    return {"subject": draw.one(SUBJECTS), "properties": draw.properties()}
+    return {"subject": draw.one(draw.subjects), "properties": draw.properties()}
 
 
 def _list_resource(draw: Drawing, _: datetime) -> dict[str, Any]:
@@ -314,7 +315,7 @@ def _issue_key(draw: Drawing, now: datetime) -> dict[str, Any]:
 
 
 def _request_erasure(draw: Drawing, _: datetime) -> dict[str, Any]:
-    return {"subject": draw.one(SUBJECTS), "reason": "Asked for."}
+    return {"subject": draw.one(draw.subjects), "reason": "Asked for."}
 
 
 def _confirm_erasure(draw: Drawing, _: datetime) -> dict[str, Any]:
@@ -322,7 +323,7 @@ def _confirm_erasure(draw: Drawing, _: datetime) -> dict[str, Any]:
 
 
 def _place_hold(draw: Drawing, _: datetime) -> dict[str, Any]:
-    return {"subject": draw.one(SUBJECTS), "reason": "A case is pending."}
+    return {"subject": draw.one(draw.subjects), "reason": "A case is pending."}
 
 
 def _lift_hold(draw: Drawing, _: datetime) -> dict[str, Any]:

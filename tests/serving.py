@@ -183,20 +183,22 @@ def until_it_answers(process: Process) -> None:
 # --- processes that write without a server --------------------------------------------------------
 
 
+def working(*command: str, **more: str) -> subprocess.Popen[str]:
+    """Start ``python -m tests.writing …``; it says ``ready`` and waits for a line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.writing", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 @contextmanager
-def workers(*commands: Sequence[str]) -> Iterator[list[subprocess.Popen[str]]]:
+def workers(*commands: Sequence[str], **more: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Start ``python -m tests.writing …`` for each, and let all begin at the same moment."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.writing", *command],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for command in commands
-    ]
+    running = [working(*command, **more) for command in commands]
     try:
         for worker in running:
             assert worker.stdout is not None

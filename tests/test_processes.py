@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
@@ -20,10 +22,9 @@ from ledger.domain.events import (
     ViolationOverturned,
 )
 from ledger.domain.values import Basis, Cause, Scope, Subject, format_instant
-from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
 from tests.checks import check_ledger
-from tests.conftest import SetClock
+from tests.conftest import SOAK_S, SetClock, on_each_store, settings_at
 from tests.histories import OFFICER, awake, founded
 from tests.serving import Process, asked, opened, started, workers
 
@@ -44,9 +45,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Pro
     check_database(database)
 
 
-def check_database(database: Path) -> list[Recorded]:
-    """Check a ledger that no process has open any more; return its events."""
-    service = build(Settings(database_url=f"sqlite:///{database}"))
+def check_database(database: Path, url: str | None = None) -> list[Recorded]:
+    """Check a ledger that no process has open any more; return its events.
+
+    ``url`` names it when it is no file: then its files are beside where that would be.
+    """
+    service = build(settings_at(url or f"sqlite:///{database}", database.parent))
     events = list(service.recorder.events())
     check_ledger(awake(service))
     check_endings(events)
@@ -93,31 +97,68 @@ def test_processes_that_write_at_once_make_one_ledger(
     before = service.recorder.position
     service.close()
     database = tmp_path / "ledger.db"
-    answers: dict[str, dict[str, object]] = {}
     with workers(
         *(
             ["commands", str(database), clock, f"process-{number}", str(commands)]
             for number, clock in enumerate(clocks)
         )
     ) as running:
-        for worker in running:
-            for line in worker.communicate(timeout=600)[0].splitlines():
+        answers = answers_of(running)
+    assert len(clocks) * commands == len(answers)
+    check_answered(answers, check_database(database)[before:])
+
+
+@pytest.mark.soak
+@on_each_store
+def test_four_processes_write_for_minutes_about_the_same_subjects(
+    database_url: str, tmp_path: Path
+) -> None:
+    """For ten minutes none of their commands is lost or recorded twice, and all invariants hold.
+
+    ``LEDGER_TEST_SOAK_S`` gives another number of seconds.
+    """
+    service = founded(tmp_path, SetClock(datetime.now(UTC)), url=database_url)
+    before = service.recorder.position
+    service.close()
+    with workers(
+        *(
+            ["minutes-of-commands", database_url, "0", f"process-{number}", str(SOAK_S)]
+            for number in range(4)
+        ),
+        LEDGER_FILES=str(tmp_path),
+    ) as running:
+        answers = answers_of(running)
+    check_answered(answers, check_database(tmp_path / "ledger.db", database_url)[before:])
+
+
+def answers_of(running: Sequence[Popen[str]]) -> dict[str, dict[str, object]]:
+    """Return what writing processes were answered, by request, once all of them have ended."""
+    answers: dict[str, dict[str, object]] = {}
+    # All are read at once: one that nobody reads would stop at a full pipe.
+    with ThreadPoolExecutor(len(running)) as readers:
+        for output, _ in readers.map(lambda each: each.communicate(timeout=SOAK_S + 600), running):
+            for line in output.splitlines():
                 answer = json.loads(line)
                 assert answer["request"] not in answers
                 answers[answer["request"]] = answer
+    assert [0] * len(running) == [each.returncode for each in running]
+    return answers
 
-    events = check_database(database)[before:]
+
+def check_answered(answers: Mapping[str, Mapping[str, object]], events: Sequence[Recorded]) -> None:
+    """Check that each command that was answered as recorded is there once, and no other is."""
     # What was recorded and not answered was led to by what was.
-    recorded = {e.author.request_id: e.position for e in events if e.caused_by is None}
+    given = [event for event in events if event.caused_by is None]
+    recorded = {event.author.request_id: event.position for event in given}
 
-    assert len(clocks) * commands == len(answers)
+    assert len(given) == len(recorded)
     assert recorded == {
         request: answer["position"]
         for request, answer in answers.items()
         if answer.get("outcome") == "recorded"
     }
     refusals = sorted({str(answer.get("refused")) for answer in answers.values()})
-    print(f"{len(events)} events by {len(clocks)} processes; refusals: {', '.join(refusals)}")
+    print(f"{len(answers)} commands, {len(events)} events; refusals: {', '.join(refusals)}")
 
 
 def due_terms(service: Service, count: int) -> datetime:

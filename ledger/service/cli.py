@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ledger.service.verification import Report, Trusted
     from ledger.service.witness import Evidence, Witness
     from ledger.tlog.note import VerifierKey
+    from ledger.tlog.policy_file import PolicyFile
 
 DEMO_FOLDER: Final = Path("var/demo")
 FIRST_OPERATOR: Final = "admin"
@@ -462,6 +463,10 @@ def verify(
         Path | None,
         typer.Option(help="Write evidence of two histories to this file, if there are."),
     ] = None,
+    witness_policy: Annotated[
+        Path | None,
+        typer.Option(help="A policy file (C2SP tlog-policy) that names witnesses to believe."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute the whole record and compare it with what was signed.
@@ -473,7 +478,11 @@ def verify(
 
     if sum(place is not None for place in (url, bundle, fork)) > 1:
         raise typer.BadParameter("--url, --bundle and --fork exclude each other")
-    trusted = verification.Trusted(_log_keys(key or []), _kept(checkpoint))
+    if fork is not None and witness_policy is not None:
+        raise typer.BadParameter("--fork and --witness-policy exclude each other")
+    trusted = verification.Trusted(
+        _log_keys(key or []), _kept(checkpoint), _witnesses(witness_policy)
+    )
     if url is not None and not trusted.keys:
         raise typer.BadParameter("--url needs --key: a service could name any key")
     with _verifying(as_json=as_json) as progress:
@@ -486,6 +495,8 @@ def verify(
         else:
             settings = _settings_to_verify()
             database = settings.database_path or settings.database_url
+            if trusted.policy is None:
+                trusted = replace(trusted, policy=_witnesses(settings.witness_policy))
             report = verify_stored(database, settings.checkpoint_path, trusted, progress)
     if save is not None and report.code == verification.FINE and report.proven is not None:
         _write(save, report.proven.note)
@@ -520,6 +531,20 @@ def _kept(checkpoint: Path | None) -> bytes | None:
         raise typer.BadParameter(f"--checkpoint: {error}") from None
 
 
+def _witnesses(policy: Path | None) -> PolicyFile | None:
+    """Read a policy of witnesses; unlike ours, it need not say where they are."""
+    from ledger.service.verification import read_limited
+    from ledger.tlog.merkle import LogError
+    from ledger.tlog.policy_file import MAX_POLICY_BYTES, parse_policy_file
+
+    if policy is None:
+        return None
+    try:
+        return parse_policy_file(read_limited(policy, MAX_POLICY_BYTES))
+    except (OSError, LogError) as error:
+        raise typer.BadParameter(f"the witness policy {policy}: {error}") from None
+
+
 def _settings_to_verify() -> Settings:
     try:
         return settings_given()
@@ -541,9 +566,12 @@ def verify_stored(
 
     It is a file of SQLite, or the URL of a PostgreSQL database.
     """
-    from ledger.service.verification import verify_database, with_projections
+    from ledger.service.verification import half_copy, verify_database, with_projections
     from ledger.service.wiring import reading_recorder
 
+    half = half_copy(database)
+    if half is not None:
+        return half
     report = verify_database(database, checkpoint, trusted, progress=progress)
     if not report.events:
         return report
@@ -566,6 +594,7 @@ def _show(report: Report, *, as_json: bool, **more: object) -> None:
                 "findings": [asdict(finding) for finding in report.findings],
                 "doubts": report.doubts,
                 "remarks": report.remarks,
+                "witnesses": report.vouched and asdict(report.vouched),
                 **more,
             }
         )

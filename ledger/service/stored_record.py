@@ -44,6 +44,8 @@ class StoredRecord:
     """
 
     EVENTS: ClassVar[str] = "events"
+    TABLES: ClassVar[str]
+    """A query for the names of the tables that are there."""
 
     def __init__(self, rows: Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]) -> None:
         self._rows = rows
@@ -55,6 +57,16 @@ class StoredRecord:
     def differing_schema(self) -> list[str]:
         """Say which tables and triggers of events and log are not as the ledger makes them."""
         raise NotImplementedError
+
+    def half_of(self) -> str | None:
+        """Return the name of the database of which this is half of a copy; ``None`` if it is not.
+
+        A copy that was stopped early has no table yet that could say so.
+        """
+        for _ in self._rows(f"SELECT 1 FROM ({self.TABLES}) WHERE name = 'half_copy'", ()):
+            for (source,) in self._rows("SELECT source FROM half_copy", ()):
+                return str(source)
+        return None
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield positions with their entries; an empty one for a row that cannot have one."""
@@ -88,6 +100,14 @@ class StoredRecord:
         for size, note in self._rows("SELECT size, note FROM log_checkpoints", ()):
             yield size, _bytes(note)
 
+    def cosignatures(self) -> Iterator[tuple[int, str]]:
+        """Yield signature lines of witnesses with the sizes that they signed, largest first."""
+        for size, line in self._rows(
+            "SELECT size, line FROM log_cosignatures ORDER BY size DESC, witness", ()
+        ):
+            if isinstance(size, int):
+                yield size, str(line)
+
     def named_keys(self) -> list[tuple[int, VerifierKey]]:
         """Return the keys that events name, with the positions of these."""
         found = []
@@ -107,6 +127,7 @@ class _FileRecord(StoredRecord):
     """The record in a file of SQLite."""
 
     EVENTS: ClassVar[str] = "events NOT INDEXED"
+    TABLES: ClassVar[str] = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
     def damage(self) -> str | None:
         """Return what SQLite itself finds wrong with events and log, their indexes included."""
@@ -136,6 +157,8 @@ class _FileRecord(StoredRecord):
 
 class _ServerRecord(StoredRecord):
     """The record in a PostgreSQL database, whose server checks its pages as it reads them."""
+
+    TABLES: ClassVar[str] = "SELECT relname AS name FROM pg_class WHERE pg_table_is_visible(oid)"
 
     def differing_schema(self) -> list[str]:
         """Compare the triggers: what they do, and that they are not switched off."""

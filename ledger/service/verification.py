@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Final
 
@@ -34,11 +36,16 @@ from ledger.tlog.merkle import (
 )
 from ledger.tlog.note import (
     MAX_NOTE_BYTES,
+    Note,
+    Signature,
     VerifierKey,
     encode_base64,
     encode_text,
     parse_note,
+    parse_signatures,
+    verify_note,
 )
+from ledger.tlog.policy_file import PolicyFile, PolicyWitness
 from ledger.tlog.tiled import Tiled
 from ledger.tlog.tiles import Tile, hash_reader, tile_path
 from ledger.tlog.verify import Finding, Kind, Signed, Verdict, keys_in_force, read_signed, verify
@@ -49,6 +56,7 @@ COULD_NOT_TELL: Final = 2
 
 HTTP_TIMEOUT_S: Final = 30
 KEPT: Final = "--checkpoint"  # what the caller's own checkpoint is called in findings
+_SIGNATURE: Final = "\n— ".encode()  # begins each line with a signature in a note
 FORK_FORMAT: Final = "compliance-ledger-fork/1"
 FORK_BYTES_MAX: Final = 2 * MAX_NOTE_BYTES
 
@@ -60,12 +68,26 @@ def _silent(_done: int, _all: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Vouched:
+    """Which witnesses cosigned the checkpoint of a size, by the policy's names for them.
+
+    It is the newest whose quorum is met, or else the newest; size 0 when there is none.
+    """
+
+    size: int
+    by: tuple[str, ...]
+    missing: tuple[str, ...]
+    quorum_met: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a verification found, and what it could not tell.
 
     ``proven`` is the largest checkpoint that fits and that a trusted key signed. ``doubts`` say why
     it could not be told whether all is well; ``remarks`` what is good to know besides. ``evidence``
-    shows others that the log signed two histories, where it did.
+    shows others that the log signed two histories, where it did. ``vouched`` is what witnesses say,
+    where a policy names some.
     """
 
     events: int = 0
@@ -74,6 +96,7 @@ class Report:
     remarks: tuple[str, ...] = ()
     proven: Signed | None = None
     evidence: bytes | None = None
+    vouched: Vouched | None = None
 
     @property
     def code(self) -> int:
@@ -83,10 +106,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """What the caller brings: keys of the log, and a checkpoint that was kept (None: none)."""
+    """What the caller brings.
+
+    Keys of the log, a checkpoint that was kept, and a policy that names witnesses (None: none).
+    """
 
     keys: tuple[VerifierKey, ...] = ()
     earlier: bytes | None = None
+    policy: PolicyFile | None = None
 
 
 class _Case:
@@ -97,6 +124,9 @@ class _Case:
         self.doubts: list[str] = []
         self.remarks: list[str] = []
         self.signed: list[Signed] = []
+        self.policy = trusted.policy
+        self.cosignatures: Iterable[tuple[int, str]] = ()
+        """Signature lines that are kept apart from the checkpoints, by size, largest first."""
         ranged = [each for each in known if each.key in trusted.keys]
         named = {each.key for each in known}
         unnamed = [LogKey(key) for key in trusted.keys if key not in named]
@@ -171,6 +201,7 @@ class _Case:
     def closed(self, verdict: Verdict) -> Report:
         """Say what the walk found, together with what was found before it."""
         proven = self._proven(verdict)
+        vouched = None if self.policy is None else self._vouched(verdict, self.policy)
         if proven is None and self.keys:
             self.doubts.append(
                 "No checkpoint that fits the events is signed by a trusted key."
@@ -188,7 +219,91 @@ class _Case:
             doubts=tuple(self.doubts),
             remarks=tuple(self.remarks),
             proven=proven,
+            vouched=vouched,
         )
+
+    # --- witnesses --------------------------------------------------------------------------------
+
+    def _vouched(self, verdict: Verdict, policy: PolicyFile) -> Vouched:
+        """Say which checkpoint witnesses vouch for, and what is wrong with what they signed.
+
+        Looks from the newest checkpoint that fits to the first one whose quorum is met.
+        """
+        everybody = tuple(each.name for each in policy.witnesses)
+        best = Vouched(0, (), everybody, quorum_met=False)
+        for size, text, signatures in self._cosigned(verdict):
+            seen = [w for w in policy.witnesses if self._is_cosigned_by(w, size, text, signatures)]
+            by = tuple(each.name for each in seen)
+            met = policy.is_met_by(each.key for each in seen)
+            if met or not best.size:
+                missing = tuple(name for name in everybody if name not in by)
+                best = Vouched(size, by, missing, met)
+            if met:
+                break
+        self._say_who_vouches(best, policy, verdict.size)
+        return best
+
+    def _cosigned(self, verdict: Verdict) -> Iterator[tuple[int, str, list[Signature]]]:
+        """Yield size and text of the newest checkpoint that fits, and of all with cosignatures,
+
+        newest first, with every signature there is.
+        """
+        apart = groupby(self.cosignatures, key=itemgetter(0))
+        kept, lines = next(apart, (0, iter(())))
+        fitting = groupby(reversed(verdict.fitting), key=lambda each: each.checkpoint.size)
+        for number, (size, copies) in enumerate(fitting):
+            notes = {each.note for each in copies}
+            while kept > size:
+                kept, lines = next(apart, (0, iter(())))
+            if number and kept != size and all(each.count(_SIGNATURE) == 1 for each in notes):
+                continue
+            read = [parse_note(each) for each in notes]
+            signatures = [signature for note in read for signature in note.signatures]
+            for _, line in lines if kept == size else ():
+                try:
+                    signatures += parse_signatures(f"{line}\n")
+                except LogFormatError as error:
+                    self._no_cosignature(size, f"one is no signature line: {error}")
+            yield size, read[0].text, signatures
+
+    def _is_cosigned_by(
+        self, witness: PolicyWitness, size: int, text: str, signatures: Sequence[Signature]
+    ) -> bool:
+        """Tell whether a witness's key made a signature here; one that says so falsely is found.
+
+        Signatures by other keys are ignored, as C2SP signed-note wants it.
+        """
+        key = witness.key
+        own = tuple(s for s in signatures if (s.name, s.key_id) == (key.name, key.key_id))
+        try:
+            return bool(own) and bool(verify_note(Note(text, own), [key]))
+        except LogError:
+            self._no_cosignature(size, f"that of {witness.name} is not by its key")
+            return False
+
+    def _no_cosignature(self, size: int, why: str) -> None:
+        self.findings.append(
+            Finding(
+                Kind.CHECKPOINT,
+                f"The cosignatures of the checkpoint of {size} events were edited: {why}.",
+                size=size,
+            )
+        )
+
+    def _say_who_vouches(self, vouched: Vouched, policy: PolicyFile, events: int) -> None:
+        if vouched.by:
+            missing = f"; not {', '.join(vouched.missing)}" if vouched.missing else ""
+            self.remarks.append(
+                f"Witnesses that vouch for the first {vouched.size} of {events} events: "
+                f"{', '.join(vouched.by)}{missing}."
+            )
+        elif policy.witnesses:
+            self.remarks.append("No witness of the policy vouches for the newest checkpoint.")
+        if not vouched.quorum_met and policy.quorum is not None:
+            self.doubts.append(
+                "No checkpoint that fits has the cosignatures that the quorum of the witness "
+                f"policy asks for, {policy.quorum}."
+            )
 
     def _proven(self, verdict: Verdict) -> Signed | None:
         for each in reversed(verdict.fitting):
@@ -232,6 +347,7 @@ def _verify_stored(
 ) -> Report:
     case = _Case(trusted, keys_in_force(record.named_keys()))
     case.found(record.checkpoints(), "the database", beside=True)
+    case.cosignatures = record.cosignatures()
     if newest is not None:
         case.found([(None, newest)], f"the checkpoint file {anchor}", beside=False)
     elif trusted.earlier is None:
@@ -252,6 +368,27 @@ def _verify_stored(
         case.doubts.append(f"SQLite finds the file damaged: {damage}.")
     case.remarks += record.differing_schema()
     return case.closed(verdict)
+
+
+def half_copy(database: Path | str) -> Report | None:
+    """Say so when a database is half of a copy, of which nobody can tell whether it is sound.
+
+    ``None`` for any other, one that cannot be read included.
+    """
+    name = database if isinstance(database, Path) else without_password(database)
+    try:
+        with stored_record(database) as record:
+            source = record.half_of()
+    except UNREADABLE:
+        return None
+    if source is None:
+        return None
+    said = (
+        f"{name} is half of a copy of {source}: compliance-ledger migrate was stopped before it "
+        "had verified all of it. Run the same migrate again, which goes on where it stopped; until "
+        f"then the ledger is {source}."
+    )
+    return Report(doubts=(said,))
 
 
 def compare_projections(recorder: LedgerRecorder, *, progress: Progress = _silent) -> Report:

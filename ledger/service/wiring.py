@@ -17,7 +17,7 @@ from typing import Literal
 from eventsourcing.persistence import Cursor
 
 from ledger.application import Ledger
-from ledger.domain.errors import Behind, InvalidValue, NotFound, Unavailable
+from ledger.domain.errors import Behind, InvalidValue, NotFound, Unavailable, VaultUnavailable
 from ledger.domain.values import Subject, from_microseconds, microseconds
 from ledger.service import keyfile
 from ledger.service.decision_log import DecisionLog
@@ -31,7 +31,7 @@ from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
 from ledger.store.postgres import PostgresDatastore
 from ledger.store.postgres_schema import script
-from ledger.store.postgres_vault import VAULT_DDL, PostgresVault
+from ledger.store.postgres_vault import VAULT_DDL, PostgresVault, has_vault
 from ledger.store.recorder import DDL, LedgerRecorder, Store
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, make_vault_key, read_vault_key
@@ -330,6 +330,31 @@ def open_vault(settings: Settings, store: Store, *, vault_key: bytes, origin: st
     return Vault(settings.vault_path, vault_key=vault_key, origin=origin)
 
 
+def refuse_lost_vault(settings: Settings, recorder: LedgerRecorder, erasures: ErasureRows) -> None:
+    """Raise ``VaultUnavailable`` when the vault is gone and held keys that no erasure destroyed.
+
+    A new one in its place would hide that: everybody would be erased, and nobody told.
+    """
+    store = recorder.store
+    on_server = isinstance(store, PostgresDatastore)
+    if has_vault(store) if isinstance(store, PostgresDatastore) else settings.vault_path.exists():
+        return
+    with store.transaction(commit=False) as c:
+        keys = len(erasures.keys(c, erased=False))
+    if not keys:
+        return
+    name = f"the table vault.data_keys in {settings.database}" if on_server else settings.vault_path
+    anew = (
+        "make it anew with compliance-ledger schema --sql"
+        if on_server
+        else f"make an empty file: install -m 600 /dev/null {settings.vault_path}"
+    )
+    raise VaultUnavailable(
+        f"{name} is missing, with {keys} keys that no erasure destroyed; put back what holds them. "
+        f"Only when nobody has it any more, {anew}; what they sealed can then never be read again"
+    )
+
+
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
     store = open_store(settings)
@@ -339,6 +364,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
     try:
         recorder.create_table()
         recorder.refuse_half_copy()
+        refuse_lost_vault(settings, recorder, erasures)
     except BaseException:
         store.close()
         raise

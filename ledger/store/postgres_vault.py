@@ -40,6 +40,16 @@ VAULT_DDL: Final = (
 )
 
 
+def has_vault(store: PostgresDatastore) -> bool:
+    """Tell whether a database has the table of the data keys."""
+    with store.transaction(commit=False) as c:
+        c.execute(
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = 'vault' AND c.relname = 'data_keys'"
+        )
+        return c.fetchone() is not None
+
+
 class PostgresVault(Vault):
     """The data keys of all subjects, and what they seal, in the schema ``vault``."""
 

@@ -22,7 +22,7 @@ from ledger.service import keyfile
 from ledger.service.cli import app, main
 from ledger.service.settings import Settings
 from ledger.service.wiring import Service, build
-from ledger.tlog.note import format_vkey
+from ledger.tlog.note import KeyType, Signer, format_vkey
 from tests.checks import check_ledger
 from tests.histories import awake
 from tests.serving import opened, program, started
@@ -633,10 +633,32 @@ def test_what_could_not_be_told_is_exit_code_2(run: Run, monkeypatch: pytest.Mon
         ["--fork", "nowhere.json"],
         ["--key", "nonsense"],
         ["--checkpoint", "nowhere.txt"],
+        ["--witness-policy", "nowhere.txt"],
+        ["--witness-policy", "var/ledger.log-key"],
+        ["--fork", "x", "--witness-policy", "x"],
     ):
         assert 2 == run("verify", *wrong).code, wrong
     monkeypatch.setenv("LEDGER_DATABASE_URL", "nonsense")
     assert 2 == run("verify").code
+
+
+def test_who_vouches_is_told_when_a_policy_names_witnesses(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes from the command line, or from the settings; nobody has cosigned yet."""
+    key = signed_ledger(run)
+    witness = Signer("w.example/w", bytes(32), KeyType.COSIGNATURE).verifier_key
+    Path("policy").write_text(f"witness w {format_vkey(witness)}\nquorum w\n")
+
+    given = run("verify", "--key", key, "--witness-policy", "policy")
+    monkeypatch.setenv("LEDGER_WITNESS_POLICY", "policy")
+    told = run("verify", "--key", key, "--json")
+
+    assert (2, 2) == (given.code, told.code)
+    assert "No witness of the policy vouches for the newest checkpoint." in given.out
+    size = told.json["checkpoint"]["size"]
+    nobody = {"size": size, "by": [], "missing": ["w"], "quorum_met": False}
+    assert nobody == told.json["witnesses"]
 
 
 def test_many_findings_are_counted_and_not_all_printed(run: Run) -> None:

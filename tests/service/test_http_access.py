@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from tests.service.conftest import (
     suspension_of,
     violation_of,
 )
+from tests.serving import ROOT
 
 EVALUATION: Final = "/access/v1/evaluation"
 EVALUATIONS: Final = "/access/v1/evaluations"
@@ -470,11 +472,33 @@ def test_a_denial_says_why_to_each_who_asks(founded: Running, way: dict[str, str
             "appeal": appeal,
         },
     ] == context["suspensions"]
-    assert "appeal" in appeal
+    assert documented_appeal() == appeal
     for text in ("model:atlas-3", "2027-02-24 10:00 UTC", "Repeated fraud.", "False news."):
         assert text in context["reason_user"]["en"]
     for text in ("user:alice", "model:atlas-3", first, second, "aup@1 fraud"):
         assert text in context["reason_admin"]["en"]
+
+
+def documented_appeal() -> str:
+    """What docs/reference/access-answers.md says that a user is told to do."""
+    page = (ROOT / "docs/reference/access-answers.md").read_text()
+    (found,) = re.findall(r"^\| `appeal` \|.*: \"(.*)\" \|$", page, re.MULTILINE)
+    return str(found)
+
+
+def test_what_a_denied_user_is_told_can_be_done(founded: Running) -> None:
+    """An officer who is quoted the id can shorten the suspension, and end it."""
+    suspension = suspension_of(founded, "user:alice", duration="P2M")
+    denial = founded.decision("user:alice", "atlas-3")["context"]["suspensions"][0]
+    route = f"/v1/suspensions/{denial['id']}"
+    shorter = {"duration": "P1M", "reason": "Asked for."}
+    ended = {"suspension": suspension, "cause": "early", "reason": "Asked for."}
+
+    assert suspension == denial["id"]
+    founded.done("POST", f"{route}/revision", role="officer", json=shorter)
+    assert not founded.allowed("user:alice", "atlas-3")
+    founded.done("POST", "/v1/reinstatements", role="officer", json=ended)
+    assert founded.allowed("user:alice", "atlas-3")
 
 
 @WAYS

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import orjson
+import psycopg
 import pytest
 
 from ledger.domain.errors import InvalidValue, VaultUnavailable
-from ledger.service.settings import sqlite_path
+from ledger.service.settings import Settings, sqlite_path
 from ledger.service.wiring import build
 from ledger.store.codec import as_json
+from ledger.store.postgres import PostgresDatastore
+from ledger.store.postgres_vault import VAULT_DDL
 from ledger.store.replay import rebuild
 from ledger.store.sqlite import LedgerDatastore
 from tests.checks import check_ledger
+from tests.conftest import on_each_store
 from tests.service.conftest import (
     Running,
     SetClock,
@@ -520,8 +526,67 @@ def test_a_lost_key_is_told_from_an_erased_one(
     assert (503, "vault_unavailable") == (answer.status_code, answer.json()["code"])
     assert "does not hold the key dek_" in answer.json()["detail"]
     assert "box" in get(founded, f"/v1/violations/{violation}")["details"]
-    with joined(founded):
+    assert 0 == get(founded, "/readyz")["vault_keys_lost"]
+    with joined(founded) as again:
         assert "lacks 1 keys that no erasure destroyed" in caplog.text
+        assert 1 == get(again, "/readyz")["vault_keys_lost"]
+
+
+@on_each_store
+def test_a_ledger_whose_vault_is_gone_is_not_opened(
+    settings: Settings,  # noqa: F811
+    clock: SetClock,
+) -> None:
+    """No empty one is made in its place while it held keys; a person may, who has given them up."""
+    with opened(settings, clock) as run:
+        sealed_about(found(run))
+    lose_vault(settings)
+
+    with pytest.raises(
+        VaultUnavailable, match="is missing, with 1 keys that no erasure"
+    ) as refused:
+        build(settings, clock=clock)
+
+    assert "put back what holds them" in str(refused.value)
+    make_empty_vault(settings, str(refused.value))
+    service = build(settings, clock=clock)
+    assert 1 == len(service.lost_keys())
+    check_ledger(service)
+    service.close()
+
+
+@on_each_store
+def test_a_vault_that_held_no_key_is_made_anew(
+    settings: Settings,  # noqa: F811
+    clock: SetClock,
+) -> None:
+    """Nothing was sealed, so nothing is lost with it."""
+    with opened(settings, clock) as run:
+        found(run)
+    lose_vault(settings)
+
+    service = build(settings, clock=clock)
+    assert [] == service.lost_keys()
+    service.close()
+
+
+def lose_vault(settings: Settings) -> None:  # noqa: F811
+    """Remove the vault, as a restore without it does."""
+    if settings.database_path is not None:
+        settings.vault_path.unlink()
+        return
+    with psycopg.connect(settings.database_url) as connection:
+        connection.execute("DROP SCHEMA vault CASCADE")
+
+
+def make_empty_vault(settings: Settings, said: str) -> None:  # noqa: F811
+    """Do what the refusal says."""
+    if settings.database_path is not None:
+        subprocess.run(re.findall(r"install -m 600 \S+ [^;]+", said)[0].split(), check=True)
+        return
+    assert "compliance-ledger schema --sql" in said
+    with closing(PostgresDatastore(settings.database_url)) as store:
+        store.make_tables(VAULT_DDL)
 
 
 def test_a_ledger_without_its_vault_key_is_not_opened(

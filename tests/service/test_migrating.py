@@ -24,9 +24,10 @@ from ledger.domain.errors import InvalidValue, LedgerError, StoreBusy, Unavailab
 from ledger.domain.events import Author, SubjectEvent
 from ledger.domain.values import Sealed, Subject
 from ledger.service import migrating
+from ledger.service.cli import verify_stored
 from ledger.service.migrating import Migrated, migrate
 from ledger.service.settings import Settings, sqlite_path
-from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED
+from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED, Trusted
 from ledger.service.wiring import Service, build, schema_script
 from ledger.store import streaming
 from ledger.store.postgres import PostgresDatastore
@@ -331,6 +332,17 @@ def run_killed(source: Settings, target: Settings, step: int) -> int | None:
     return process.exitcode
 
 
+def check_is_half_of(source: Settings, target: Settings) -> None:
+    """Check that verify says what it is, and takes what is missing for no tampering."""
+    database = target.database_path or target.database_url
+    report = verify_stored(database, target.checkpoint_path, Trusted(), lambda _done, _all: None)
+
+    assert COULD_NOT_TELL == report.code
+    (doubt,) = report.doubts
+    assert f"{target.database} is half of a copy of {source.database}: " in doubt
+    assert "Run the same migrate again" in doubt
+
+
 def test_a_killed_move_goes_on_and_is_served_by_nobody_before(
     source: Settings, target: Settings
 ) -> None:
@@ -345,6 +357,7 @@ def test_a_killed_move_goes_on_and_is_served_by_nobody_before(
             build(target).load()
         if heads[-1]:
             refuse_an_event(target)
+            check_is_half_of(source, target)
 
     assert 3 < len(set(heads))
     assert sorted(heads) == heads

@@ -92,7 +92,8 @@ def create_app(service: Service) -> Front:
             loop.call_soon_threadsafe(point.mark_log_doubted)
 
         service.signer.on_doubt.append(mark)
-        monitor.start(vault_keys_lost=service.start())
+        app.state.vault_keys_lost = service.start()
+        monitor.start(vault_keys_lost=app.state.vault_keys_lost)
         drain.watch(loop)
         try:
             yield {STATE_KEY: point, METRICS_PORT_KEY: service.settings.metrics_port}

@@ -73,7 +73,10 @@ TIMED_EVERY: Final = 64  # single checks; timing each would cost a sixth of its 
 JSON_TYPES: Final = frozenset(
     (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 )
-APPEAL_HINT: Final = "You may appeal this decision within 180 days of its notice; quote its id."
+APPEAL_HINT: Final = (
+    "To have this looked at again, ask the provider and quote the id; an officer can shorten the "
+    "suspension or end it."
+)
 SEMANTICS: Final = {
     "execute_all": None,
     "deny_on_first_deny": False,

@@ -58,6 +58,10 @@ class Ready(BaseModel):
     decisions_dropped: int = Field(
         description="Decisions that the decision log had no room for since this process started."
     )
+    vault_keys_lost: int = Field(
+        description="Keys that the vault lacked at the start though no erasure destroyed them: "
+        "what they seal cannot be read."
+    )
     witnesses: list[WitnessStanding] = Field(description="Who else watches our checkpoints.")
 
 
@@ -103,6 +107,7 @@ def readyz(request: Request) -> Response:
             "log": service.signer.state,
             "checkpoint": service.signer.published[0],
             "decisions_dropped": service.decision_log.dropped if service.decision_log else 0,
+            "vault_keys_lost": request.app.state.vault_keys_lost,
             "witnesses": service.witnesses.standings(c),
         }
     return answer(body, position=service.feed.position)
