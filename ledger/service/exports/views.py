@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 from eventsourcing.persistence import Cursor
 
+from ledger.domain.events import EVENT_TYPES
 from ledger.domain.values import Role
 from ledger.service.http.conduct import READERS
-from ledger.service.http.events import shown_event
 from ledger.service.http.sealed import show_erased
 from ledger.service.wiring import Service
 
@@ -52,8 +52,13 @@ class View:
 
 
 def _events(service: Service, c: Cursor, _: object, *, position: int, **asked: Any) -> list[Row]:
-    found = service.recorder.at_positions(service.trail.events(c, position=position, **asked))
-    return [shown_event(service, c, recorded, known=position) for recorded in found]
+    rows = service.recorder.shown_at(service.trail.events(c, position=position, **asked))
+    for row in rows:
+        data = row["data"]
+        for member in EVENT_TYPES[row["type"], row["schema"]].SEALED:
+            if data[member]:
+                data[member] = show_erased(service, c, data[member], known=position)
+    return rows
 
 
 def _violations(service: Service, c: Cursor, at: Any, *, position: int, **asked: Any) -> list[Row]:
