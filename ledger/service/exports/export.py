@@ -22,7 +22,7 @@ from ledger.service.exports.views import Row, View
 from ledger.service.http.shapes import TimeTravel
 from ledger.service.wiring import Service
 
-PAGE_ROWS: Final = 1_000  # read at a time: about a megabyte, and some ten milliseconds
+PAGE_ROWS_MAX: Final = 1_000  # read at a time: about a megabyte, and some ten milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,11 @@ def pages(service: Service, export: Export) -> Iterator[list[Row]]:
     after: int | None = None
     while True:
         with service.reading(at_least=export.position) as (c, _):
-            page = _page(service, c, export, after=after, limit=PAGE_ROWS)
+            page = _page(service, c, export, after=after, limit=PAGE_ROWS_MAX)
         if page:
             after = page[-1]["position"]
             yield page
-        if len(page) < PAGE_ROWS:
+        if len(page) < PAGE_ROWS_MAX:
             return
 
 
