@@ -702,8 +702,9 @@ def export(
         typer.Option("--filter", help="NAME=VALUE, a parameter of the list; may be repeated."),
     ] = None,
     api_key: Annotated[
-        str, typer.Option(envvar="LEDGER_API_KEY", help="The key of who takes the list with them.")
-    ] = "",
+        str | None,
+        typer.Option(envvar="LEDGER_API_KEY", help="The key of who takes the list with them."),
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Ask this service for the list.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -724,7 +725,7 @@ def _export_list(
     view: str,
     form: str,
     filters: list[str],
-    api_key: str,
+    api_key: str | None,
     url: str | None,
     *,
     as_json: bool,

@@ -27,7 +27,7 @@ from ledger.service.http.app import create_app
 from ledger.service.wiring import Service
 
 EXPORT_TIMEOUT_S: Final = 60.0  # without a byte; a page is made in a moment
-MANIFEST_TIMEOUT_S: Final = 3_600.0  # as long as the export: an hour is some 50 million events
+MANIFEST_TIMEOUT_S: Final = 3_600  # as long as the export: an hour is some 50 million events
 LINGER_S: Final = 2  # for the connection of this command to end, when all is done
 
 Progress = Callable[[int], None]
