@@ -19,6 +19,7 @@ from eventsourcing.persistence import Cursor
 
 from ledger.domain.errors import InvalidValue
 from ledger.domain.events import (
+    Event,
     GroupDefined,
     RecordDisclosed,
     Recorded,
@@ -287,7 +288,7 @@ class TrailRows:
             (
                 position,
                 event.TYPE,
-                event.subject.key if isinstance(event, SubjectEvent | RecordDisclosed) else None,
+                _subject(event),
                 recorded.author.operator,
                 recorded.author.on_behalf_of,
                 format_instant(recorded.recorded_at),
@@ -415,6 +416,13 @@ class TrailRows:
 
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+def _subject(event: Event) -> str | None:
+    """Return the key of the subject that an event is about, or whose data it says was shown."""
+    if not isinstance(event, SubjectEvent | RecordDisclosed) or event.subject is None:
+        return None
+    return event.subject.key
 
 
 def _text(recorded: Recorded) -> str:
