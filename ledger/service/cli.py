@@ -738,7 +738,7 @@ def _export_list(
         if not equals:
             raise typer.BadParameter(f"--filter {each!r} is not NAME=VALUE")
         parameters.append((name, value))
-    settings = _settings()
+    settings = settings_given()
     database = settings.database_path
     if url is None and database is not None and not database.exists():
         raise InvalidValue(f"{database} does not exist; run compliance-ledger init first")
@@ -754,7 +754,7 @@ def _export_list(
         task = bar.add_task("exporting", total=None)
         manifest = asyncio.run(run(lambda came: bar.update(task, advance=came)))
     if as_json:
-        _print_json({"output": str(path), **manifest})
+        print_json({"output": str(path), **manifest})
     else:
         out.print(
             f"Wrote {manifest['count']} {view} as known at position {manifest['position']} to "
