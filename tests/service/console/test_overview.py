@@ -36,8 +36,8 @@ def fill(run: Running) -> None:
     body = {"reason": "It was somebody else."}
     run.done("POST", f"/v1/violations/{ground}/overturn", role="approver", json=body)
     suspension_of(run, "user:<b>&\"'", reason=HOSTILE, duration="P2D")
-    body = {"subject": {"type": "user", "id": "gone"}, "reason": HOSTILE}
-    run.done("POST", "/v1/erasures", role="admin", json=body)
+    wish = {"subject": {"type": "user", "id": "gone"}, "reason": HOSTILE}
+    run.done("POST", "/v1/erasures", role="admin", json=wish)
     assert isinstance(run.clock, SetClock)
     run.clock.move(days=1, seconds=1)
 
