@@ -72,6 +72,8 @@ class ConsoleRoute(APIRoute):
         self.roles = None if roles is None else frozenset(roles)
         more = {"response_model": None, "include_in_schema": False}
         super().__init__(path, endpoint, **{**options, **more})
+        if self.methods is not None and "GET" in self.methods:
+            self.methods.add("HEAD")  # the server leaves out the body
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the gate before FastAPI's own handling."""

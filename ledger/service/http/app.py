@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import Counter
@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
+from ledger.service.console.frame import error_page
 from ledger.service.console.site import console_routes
 from ledger.service.http import (
     access,
@@ -206,7 +207,7 @@ class Envelope:
             log.exception("request failed", extra={"request_id": _shown(request_id)})
             if begun:
                 raise
-            await problem_of(internal_error())(scope, receive, send_with_id)
+            await _fault(scope)(scope, receive, send_with_id)
         finally:
             self._note(scope, status, request_id, time.perf_counter() - started)
 
@@ -227,6 +228,13 @@ class Envelope:
                 "duration_ms": round(1_000 * seconds, 3),
             },
         )
+
+
+def _fault(scope: Scope) -> ASGIApp:
+    """Return the answer to a fault of ours: a page in the console, a problem document elsewhere."""
+    if f"{scope['path']}/".startswith("/console/"):
+        return error_page(Request(scope), internal_error())
+    return problem_of(internal_error())
 
 
 def _shown(request_id: bytes) -> str | None:
