@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
 from ledger.service.console.frame import error_page
+from ledger.service.console.openid import OpenId
 from ledger.service.console.site import console_routes
 from ledger.service.http import (
     access,
@@ -128,6 +129,7 @@ def create_app(service: Service) -> Front:
     app.state.routes = [route for area in areas for route in area.routes.routes]
     # Not through include_router, which tries every route by a detour, twice for each request.
     app.router.routes.extend(app.state.routes)
+    app.state.openid = OpenId.of(service.settings)
     app.state.console_routes = console_routes()
     app.router.routes.extend(app.state.console_routes)
     app.state.commands = batch.Commands(app.state.routes)
