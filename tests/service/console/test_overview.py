@@ -14,12 +14,12 @@ from tests.service.console.conftest import signed_in
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def told(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """A ledger with something of each kind on its overview."""
-    with founded_on("sqlite", request, tmp_path_factory.mktemp("told")) as run:
+    with founded_on(request.param, request, tmp_path_factory.mktemp("told")) as run:
         fill(run)
         yield run
 
