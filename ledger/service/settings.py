@@ -21,6 +21,7 @@ from pydantic_settings import (
 from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import InvalidValue
 from ledger.service.logs import LogFormat
+from ledger.service.periods import Length
 from ledger.store.address import without_password
 
 SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
@@ -100,6 +101,12 @@ class Settings(BaseSettings):
     witness_policy: Path | None = Field(
         default=None,
         description="A policy file (C2SP tlog-policy) that names our witnesses and their quorum.",
+    )
+
+    transparency: Length | None = Field(
+        default=None,
+        description="month, quarter or year: publish figures of each at /transparency, where nobody "
+        "needs a key; nothing is published when unset.",
     )
 
     metrics_port: int | None = Field(
