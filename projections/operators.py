@@ -177,7 +177,19 @@ class Keyring:
 
         ``None`` when it is unknown, revoked or expired.
         """
-        held = self._keys.get(hashlib.sha256(secret).digest())
+        return self._usable(hashlib.sha256(secret).digest(), at)
+
+    def holder_of(self, key: str, at: int) -> Caller | None:
+        """Return whom the key with this id belongs to at ``at``, as ``find`` does."""
+        digest = self._digests.get(key)
+        return None if digest is None else self._usable(digest, at)
+
+    def role_of(self, operator: str) -> Role | None:
+        """Return the role of an operator, ``None`` when none is enrolled under the name."""
+        return self._roles.get(operator)
+
+    def _usable(self, digest: bytes, at: int) -> Caller | None:
+        held = self._keys.get(digest)
         if held is None or (held.expires is not None and held.expires <= at):
             return None
         return Caller(held.operator, self._roles[held.operator], held.key, held.expires)

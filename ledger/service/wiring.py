@@ -34,7 +34,7 @@ from ledger.store.postgres_schema import script
 from ledger.store.postgres_vault import VAULT_DDL, PostgresVault
 from ledger.store.recorder import DDL, LedgerRecorder, Store
 from ledger.store.sqlite import LedgerDatastore
-from ledger.store.vault import Vault, make_vault_key, read_vault_key
+from ledger.store.vault import Vault, key_for, make_vault_key, read_vault_key
 from ledger.tlog.log import LogRows
 from ledger.tlog.note import format_vkey
 from ledger.tlog.policy_file import PolicyFile
@@ -140,6 +140,8 @@ class Service:
     witnesses: Witnesses
     limiter: Limiter | None
     decision_log: DecisionLog | None
+    console_key: bytes
+    """Signs the sessions of the console."""
 
     def now(self) -> datetime:
         """Say what time it is for reading: never before the newest event that is in memory."""
@@ -402,6 +404,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
             if settings.decision_log
             else None
         ),
+        console_key=key_for("console", vault_key=vault_key, origin=vault.origin),
     )
 
 

@@ -33,7 +33,9 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import orjson
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import SubjectEvent
@@ -333,3 +335,12 @@ def read_vault_key(path: Path) -> bytes:
     if len(key) != VAULT_KEY_BYTES:
         raise InvalidValue(f"{path} does not hold a vault key: 32 bytes in base64, one line")
     return key
+
+
+def key_for(purpose: str, *, vault_key: bytes, origin: str) -> bytes:
+    """Return a key for something else than the vault, the same in every process of a ledger.
+
+    It tells nothing of the vault key, nor of the key for another purpose (RFC 5869).
+    """
+    info = orjson.dumps(["compliance-ledger", purpose, origin])
+    return HKDF(hashes.SHA256(), length=VAULT_KEY_BYTES, salt=None, info=info).derive(vault_key)

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
+from ledger.service.console.site import console_routes
 from ledger.service.http import (
     access,
     authzen_openapi,
@@ -126,6 +127,8 @@ def create_app(service: Service) -> Front:
     app.state.routes = [route for area in areas for route in area.routes.routes]
     # Not through include_router, which tries every route by a detour, twice for each request.
     app.router.routes.extend(app.state.routes)
+    app.state.console_routes = console_routes()
+    app.router.routes.extend(app.state.console_routes)
     app.state.commands = batch.Commands(app.state.routes)
     app.add_exception_handler(LedgerError, on_ledger_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)

@@ -138,12 +138,7 @@ class LedgerRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the gate before FastAPI's own handling."""
         handle = super().get_route_handler()
-        parameters = {
-            field.alias: field.field_info
-            for field in get_flat_params(self.dependant)
-            if getattr(field.field_info, "in_", None) is ParamTypes.query
-        }
-        many = {name for name, info in parameters.items() if _takes_many(info.annotation)}
+        parameters, many = query_parameters(self)
         has_body = self.body_field is not None
         if self.is_command:
 
@@ -156,9 +151,9 @@ class LedgerRoute(APIRoute):
                 caller = authenticate(request)
                 self.authorise(caller)
                 request.state.caller = caller
-            _check_text(request)
-            _check_request_id(request)
-            _check_query(request, parameters.keys(), many)
+            check_text(request)
+            check_request_id(request)
+            check_query(request, parameters, many)
             if has_body:
                 # Starlette takes these two for what it would read itself.
                 request._body = await read_body(request, BODY_BYTES_MAX)  # noqa: SLF001
@@ -167,6 +162,17 @@ class LedgerRoute(APIRoute):
             return await handle(request)
 
         return handle_behind_gate
+
+
+def query_parameters(route: APIRoute) -> tuple[set[str], set[str]]:
+    """Return the names of a route's query parameters, and of those that may be given repeatedly."""
+    parameters = {
+        field.alias: field.field_info
+        for field in get_flat_params(route.dependant)
+        if getattr(field.field_info, "in_", None) is ParamTypes.query
+    }
+    many = {name for name, info in parameters.items() if _takes_many(info.annotation)}
+    return set(parameters), many
 
 
 def router(tag: str) -> APIRouter:
@@ -271,7 +277,7 @@ def fingerprint(method: str, path: str, body: object) -> str:
 # --- can it be read -------------------------------------------------------------------------------
 
 
-def _check_text(request: Request) -> None:
+def check_text(request: Request) -> None:
     """Refuse paths and queries that are not UTF-8: decoding leniently would make many ids one."""
     raw_path: bytes = request.scope.get("raw_path") or b""
     for name, raw in (("path", raw_path), ("query", request.scope["query_string"])):
@@ -281,7 +287,8 @@ def _check_text(request: Request) -> None:
             raise MalformedRequest(f"the {name} is not valid UTF-8 once decoded") from None
 
 
-def _check_request_id(request: Request) -> None:
+def check_request_id(request: Request) -> None:
+    """Refuse a request id that is none: it is echoed and recorded."""
     if not _ID_HEADER.match(request.state.request_id):
         raise invalid_header(
             "X-Request-ID", f"must have 1 to {HEADER_TEXT_MAX} printable ASCII characters"
@@ -293,7 +300,8 @@ def _takes_many(annotation: object) -> bool:
     return any(get_origin(one) is list for one in (annotation, *get_args(annotation)))
 
 
-def _check_query(request: Request, known: Iterable[str], many: set[str]) -> None:
+def check_query(request: Request, known: Iterable[str], many: set[str]) -> None:
+    """Refuse parameters that the route does not know, and those given twice that it takes once."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in dict.fromkeys(names):
         if name not in known:
@@ -474,7 +482,14 @@ async def _run(request: Request, command: Command) -> Response:
 
     201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
     """
-    by, once = author_of(request), once_of(request)
+    done, leaf_hash = await carry_out(request, command, author_of(request), once_of(request))
+    return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
+
+
+async def carry_out(
+    request: Request, command: Command, by: Author, once: Once | None
+) -> tuple[Done, bytes]:
+    """Run a request's command on the writer, and count it; returns what it did, and its leaf."""
     service = service_of(request)
 
     counted: Counter = request.app.state.monitor.metrics.commands
@@ -491,7 +506,7 @@ async def _run(request: Request, command: Command) -> Response:
     if done.outcome != "recorded":
         # Another process may have recorded it: it binds here, too, before it is answered here.
         await service.feed.wait_for(done.recorded.position)
-    return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
+    return done, leaf_hash
 
 
 def begin(
