@@ -105,8 +105,8 @@ class Settings(BaseSettings):
 
     transparency: Length | None = Field(
         default=None,
-        description="month, quarter or year: publish figures of each at /transparency, where nobody "
-        "needs a key; nothing is published when unset.",
+        description="month, quarter or year: publish the figures of each at /transparency, for "
+        "everybody, without a key; nothing is published when unset.",
     )
 
     metrics_port: int | None = Field(

@@ -363,7 +363,11 @@ def test_a_report_needs_a_period_and_a_position_that_is_there(tmp_path: Path) ->
     """A period that ends before it begins, and a position that is not yet, are refused."""
     service = awake(founded(tmp_path, SetClock()))
     now, head = service.now(), service.recorder.position
-    for start, end, known in ((now, now, None), (now + TICK, now, None), (now, now + TICK, head + 1)):
+    for start, end, known in (
+        (now, now, None),
+        (now + TICK, now, None),
+        (now, now + TICK, head + 1),
+    ):
         with pytest.raises(InvalidValue):
             asked(service, start, end, known)
     assert head == asked(service, now, now + TICK, head)["known_position"]

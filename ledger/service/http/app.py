@@ -31,6 +31,7 @@ from ledger.service.http import (
     following,
     health,
     operators,
+    report,
     search,
     subjects,
     suspensions,
@@ -54,6 +55,8 @@ from ledger.service.http.problems import (
 )
 from ledger.service.http.protocol import METRICS_PORT_KEY, STATE_KEY
 from ledger.service.metrics import Metrics
+from ledger.service.report import Reports
+from ledger.service.transparency.publication import Publication
 from ledger.service.wiring import Service
 
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -108,6 +111,9 @@ def create_app(service: Service) -> Front:
     app.state.point = point
     app.state.monitor = monitor
     app.state.drain = drain
+    app.state.reports = Reports(service)
+    length = service.settings.transparency
+    app.state.publication = None if length is None else Publication(service, length)
     areas = (
         search,
         access,
@@ -117,6 +123,7 @@ def create_app(service: Service) -> Front:
         suspensions,
         erasures,
         events,
+        report,
         catalogue,
         operators,
         batch,

@@ -27,9 +27,7 @@ def public_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     violations, suspensions = report["violations"], report["suspensions"]
     reinstatements, subjects = report["reinstatements"], report["subjects"]
     detection = _table(_by(violations["by_detection"], "detected_by", "recorded"))
-    outcomes = [
-        {"outcome": name, "count": violations[name]} for name in ("standing", "overturned")
-    ]
+    outcomes = [{"outcome": name, "count": violations[name]} for name in ("standing", "overturned")]
     return {
         "violations": {
             "recorded": shown_total(violations["recorded"]),
@@ -109,7 +107,8 @@ def _repeats(suspensions: Row) -> Table:
 
 def _share_of(name: str, table: Table) -> float | None:
     """Return the share of one row, where all of its table is shown."""
-    counts = {row["detected_by"]: row["count"] for row in table or ()}
-    if not counts or None in counts.values():
+    counts: dict[str, int | None] = {row["detected_by"]: row["count"] for row in table or ()}
+    shown = [count for count in counts.values() if count is not None]
+    if not shown or len(shown) < len(counts):
         return None
-    return round(counts.get(name, 0) / sum(counts.values()), SHARE_DIGITS)
+    return round((counts.get(name) or 0) / sum(shown), SHARE_DIGITS)
