@@ -16,11 +16,11 @@ from typing import Any, Final
 from ledger.domain.errors import NotFound
 
 PLOT_ROWS_MAX: Final = 24  # bars that a person can still compare; the table has all rows
-LABEL_CHARACTERS_MAX: Final = 32  # of a bar's name, which fit beside it
-WIDTH: Final = 720
+LABEL_CHARACTERS_MAX: Final = 26  # of a bar's name, which fit beside it
+WIDTH: Final = 480
 ROW: Final = 26
-NAMES: Final = 250  # where the bars begin
-VALUES: Final = 80  # room after the longest bar for its number
+NAMES: Final = 190  # where the bars begin
+VALUES: Final = 70  # room after the longest bar for its number
 TOP: Final = 44
 INK: Final = "#16202b"
 BAR: Final = "#0b57a4"
