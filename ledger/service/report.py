@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.service.wiring import Service
 
 REPORTS_KEPT: Final = 16  # some kilobytes each: those of the pages that people look at now
-HTTP_TIMEOUT_S: Final = 60.0  # a report on a million events takes some seconds
+REPORT_TIMEOUT_S: Final = 60.0  # a report on a million events takes some seconds
 FORMULA_MARKS: Final = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", re.ASCII)
@@ -133,7 +133,7 @@ def fetch_report(
             f"{url.rstrip('/')}/v1/report",
             params=asked,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=HTTP_TIMEOUT_S,
+            timeout=REPORT_TIMEOUT_S,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{url} cannot be reached: {error}") from None

@@ -73,7 +73,9 @@ def slow_report(
                 return False
 
     def repeats(kind: type) -> tuple[int, int]:
-        every = [e for e in known_events if isinstance(e.event, kind) and not is_void(e)]
+        every: list[Any] = [
+            e for e in known_events if isinstance(e.event, kind) and not is_void(e)
+        ]
         inside = [e for e in every if start <= e.recorded_at < end]
         again = {
             e.event.subject
@@ -82,11 +84,11 @@ def slow_report(
         }
         return len({e.event.subject for e in inside}), len(again)
 
-    period = [one for one in known_events if start <= one.recorded_at < end]
-    found = [one for one in period if isinstance(one.event, ViolationRecorded)]
-    imposed = [one for one in period if isinstance(one.event, SubjectSuspended)]
-    counted = [one for one in imposed if not is_void(one)]
-    warned = [one for one in period if isinstance(one.event, WarningIssued)]
+    period: list[Any] = [one for one in known_events if start <= one.recorded_at < end]
+    found: list[Any] = [one for one in period if isinstance(one.event, ViolationRecorded)]
+    imposed: list[Any] = [one for one in period if isinstance(one.event, SubjectSuspended)]
+    counted: list[Any] = [one for one in imposed if not is_void(one)]
+    warned: list[Any] = [one for one in period if isinstance(one.event, WarningIssued)]
     ended = [one.event for one in period if isinstance(one.event, SubjectReinstated)]
     held = [
         (
@@ -101,7 +103,7 @@ def slow_report(
         assert all(one.recorded_at.tzinfo is UTC for one in facts)
         return lambda one: (one.recorded_at.strftime("%Y-%m"),)
 
-    def conduct(names: tuple[str, ...], key: Callable[[Recorded], tuple[str, ...]]) -> list[Any]:
+    def conduct(names: tuple[str, ...], key: Callable[[Any], tuple[str, ...]]) -> list[Any]:
         all_, void = Counter(map(key, found)), Counter(key(one) for one in found if is_void(one))
         return [
             {
