@@ -73,9 +73,7 @@ def slow_report(
                 return False
 
     def repeats(kind: type) -> tuple[int, int]:
-        every: list[Any] = [
-            e for e in known_events if isinstance(e.event, kind) and not is_void(e)
-        ]
+        every: list[Any] = [e for e in known_events if isinstance(e.event, kind) and not is_void(e)]
         inside = [e for e in every if start <= e.recorded_at < end]
         again = {
             e.event.subject

@@ -12,7 +12,7 @@ import pytest
 
 from ledger.domain.errors import Unavailable
 from ledger.domain.values import Role
-from ledger.service.http.report import READERS
+from ledger.service.http.report import READERS, PublishedAnswer
 from ledger.service.plots import PLOT_ROWS_MAX, PLOTS, plot_of
 from ledger.service.report import fetch_report
 from tests.conftest import SetClock, settings_at
@@ -154,6 +154,7 @@ def test_what_is_published_leaves_small_counts_out(quarter: Running) -> None:
     """One violation is about one organization: neither it nor what would give it away is shown."""
     document = quarter("GET", "/transparency.json").json()
 
+    PublishedAnswer.model_validate(document)
     violations = document["violations"]
     assert "2026-Q3" == document["period"]
     assert 20 == violations["recorded"]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -43,6 +43,9 @@ PeriodName = Annotated[
         description="A published period; the newest when absent.",
         examples=["2026-09", "2026-Q3", "2026"],
     ),
+]
+PlotName = Annotated[
+    str, Path(max_length=100, description="Which plot.", examples=["violations-by-month"])
 ]
 Format = Annotated[str, Query(pattern="^(json|csv)$", description="json, or csv")]
 
@@ -151,7 +154,7 @@ def transparency_json(request: Request, period: PeriodName = None) -> Response:
     response_class=Response,
     responses=_public_answers("image/svg+xml"),
 )
-def transparency_plot(request: Request, name: str, period: PeriodName = None) -> Response:
+def transparency_plot(request: Request, name: PlotName, period: PeriodName = None) -> Response:
     """Return a plot of the public figures of a period. No key."""
     publication = publication_of(request)
     document = publication.document(_period(publication, period))
