@@ -18,6 +18,8 @@ SOURCES := $(wildcard ledger projections tests benchmarks docs/examples)
 # Written when the locked packages are installed, and when the project itself is.
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+# Written when a browser for the tests of the console was looked for, found or not.
+BROWSER := $(VENV)/.browser
 
 .PHONY: help setup run demo-postgres test lint types fmt golden bench soak lock clean
 
@@ -27,7 +29,7 @@ help: ## Print this help
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(INSTALLED) ## Make .venv from requirements.lock (does nothing when up to date; PYTHON=python3)
+setup: $(INSTALLED) $(BROWSER) ## Make .venv from requirements.lock (does nothing when up to date; PYTHON=python3)
 
 run: setup ## Tell the founding story and serve it (HOST=127.0.0.1 PORT=8080)
 	$(BIN)/compliance-ledger demo --host $(HOST) --port $(PORT)
@@ -79,4 +81,16 @@ $(LOCKED): requirements.lock
 
 $(INSTALLED): $(LOCKED) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Debian's own, where we may install it. Without it the tests that need it are skipped, and say so.
+$(BROWSER): $(LOCKED)
+	@if command -v chromium > /dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "installing chromium for the tests of the console"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get install -qq --no-install-recommends chromium || { apt-get update -qq && \
+			apt-get install -qq --no-install-recommends chromium; }; } > /dev/null 2>&1 || \
+		echo "chromium could not be installed; tests that need it are skipped"; \
+	else echo "chromium is not installed; tests that need it are skipped"; fi
 	@touch $@

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import InvalidValue
+from ledger.domain.values import Role
 from ledger.service.logs import LogFormat
 from ledger.service.periods import Length
 from ledger.store.address import without_password
@@ -109,6 +110,31 @@ class Settings(BaseSettings):
         "everybody, without a key; nothing is published when unset.",
     )
 
+    oidc_issuer: str | None = Field(
+        default=None,
+        pattern=r"^(https://|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))[^?#\s]*$",
+        description="The OpenID provider at which people sign in to the console; none when unset.",
+    )
+    oidc_client_id: str | None = Field(
+        default=None, min_length=1, description="The name by which that provider knows the console."
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None,
+        description="What the provider gave the console to show; a public client none.",
+    )
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="The file of that secret, mode 0600."
+    )
+    oidc_operator_claim: str = Field(
+        default="sub", min_length=1, description="The claim that is the id of an operator."
+    )
+    oidc_role_claim: str = Field(
+        default="groups", min_length=1, description="The claim whose values stand for roles."
+    )
+    oidc_roles: dict[str, Role] = Field(
+        default={}, description="Which value of that claim stands for which role."
+    )
+
     metrics_port: int | None = Field(
         default=None,
         ge=1,
@@ -141,6 +167,23 @@ class Settings(BaseSettings):
             raise ValueError(
                 "LEDGER_READ_URL must be postgresql://user@host/database, a standby of the "
                 "PostgreSQL database that LEDGER_DATABASE_URL names"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_provider(self) -> Self:
+        if (self.oidc_issuer is None) != (self.oidc_client_id is None):
+            raise ValueError(
+                "LEDGER_OIDC_ISSUER and LEDGER_OIDC_CLIENT_ID are set together or not at all"
+            )
+        if self.oidc_client_secret is not None and self.oidc_client_secret_file is not None:
+            raise ValueError(
+                "LEDGER_OIDC_CLIENT_SECRET or LEDGER_OIDC_CLIENT_SECRET_FILE is set, not both"
+            )
+        if self.oidc_issuer is not None and not self.oidc_roles:
+            raise ValueError(
+                "LEDGER_OIDC_ROLES must say which value of the claim stands for which role, like "
+                '{"ledger-auditors": "auditor"}'
             )
         return self
 

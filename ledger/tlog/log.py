@@ -177,6 +177,12 @@ class LogRows:
         row = c.fetchone()
         return (row and row[0]) or 0
 
+    def newest_signed(self, c: Cursor) -> tuple[int, str | None]:
+        """Return the size of the newest checkpoint and when it was signed; 0 and None before."""
+        c.execute("SELECT size, signed_at FROM log_checkpoints ORDER BY size DESC LIMIT 1")
+        row = c.fetchone()
+        return (0, None) if row is None else (row[0], row[1])
+
     def newest_checkpoint(self, c: Cursor) -> bytes | None:
         """Return the newest checkpoint with its cosignatures; None when nothing was signed."""
         return self.checkpoint_at(c, self.newest_size(c))

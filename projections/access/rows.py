@@ -494,6 +494,41 @@ class AccessRows:
         )
         return [_suspension_json(row, at) for row in cursor.fetchall()]
 
+    def standing(
+        self, cursor: Cursor, *, at: datetime, position: int, until: datetime
+    ) -> dict[str, int]:
+        """Count the suspensions that are not over at ``at``, as known at ``position``.
+
+        ``due``: whose term ends by ``until``. ``review``: which wait for a person.
+        ``subjects``: how many subjects those in force are on.
+        """
+        now = format_instant(at)
+        cursor.execute(
+            "SELECT coalesce(sum(CASE WHEN s.effective_at <= ? THEN 1 ELSE 0 END), 0), "
+            "coalesce(sum(CASE WHEN s.effective_at > ? THEN 1 ELSE 0 END), 0), "
+            "coalesce(sum(CASE WHEN t.ends_at > ? AND t.ends_at <= ? THEN 1 ELSE 0 END), 0), "
+            "coalesce(sum(CASE WHEN t.overturned > 0 OR t.ends_at <= ? THEN 1 ELSE 0 END), 0), "
+            "count(DISTINCT CASE WHEN s.effective_at <= ? THEN s.subject END) "
+            f"FROM {_KNOWN_TERMS} AND (t.closes_at IS NULL OR t.closes_at > ?)",
+            (now, now, now, format_instant(until), now, now, position, position, position, now),
+        )
+        names = ("in_force", "scheduled", "due", "review", "subjects")
+        return {name: int(count) for name, count in zip(names, cursor.fetchone(), strict=True)}
+
+    def falling_due(
+        self, cursor: Cursor, *, at: datetime, position: int, until: datetime, limit: int
+    ) -> list[dict[str, object]]:
+        """Return the suspensions whose term ends after ``at`` and by ``until``, the next first."""
+        now = format_instant(at)
+        cursor.execute(
+            "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
+            "t.ended_by, t.ended_at, t.cause, t.overturned "
+            f"FROM {_KNOWN_TERMS} AND (t.closes_at IS NULL OR t.closes_at > ?) "
+            "AND t.ends_at > ? AND t.ends_at <= ? ORDER BY t.ends_at, s.position LIMIT ?",
+            (position, position, position, now, now, format_instant(until), limit),
+        )
+        return [_suspension_json(row, at) for row in cursor.fetchall()]
+
     def _selectors_of(self, cursor: Cursor, resource: str) -> list[str]:
         cursor.execute("SELECT name, resources FROM access_groups")
         groups = [
@@ -543,6 +578,12 @@ class AccessRows:
             for row in cursor.fetchall()
         ]
 
+
+_KNOWN_TERMS: Final = (
+    "access_suspensions s JOIN access_terms t ON t.suspension = s.id "
+    "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) WHERE s.position <= ?"
+)
+"""Every suspension as known at a position, which is bound three times."""
 
 KEYS_TOGETHER: Final = 500  # read at a time, so that a page needs no more than it shows
 

@@ -19,7 +19,14 @@ from ledger.domain.errors import InvalidValue, TamperDetected, VaultUnavailable
 from ledger.domain.events import Author, Draft, SubjectSuspended, ViolationRecorded
 from ledger.domain.values import RecordedEvidence, Sealed, Unsealed
 from ledger.store.codec import encode
-from ledger.store.vault import Vault, fingerprint, make_vault_key, read_vault_key
+from ledger.store.vault import (
+    VAULT_KEY_BYTES,
+    Vault,
+    fingerprint,
+    key_for,
+    make_vault_key,
+    read_vault_key,
+)
 from tests.conftest import VAULT_KEY
 from tests.domain.given import ALICE, BOB, suspension, violation
 
@@ -408,3 +415,20 @@ def test_a_vault_key_that_is_missing_is_refused_with_a_sentence(tmp_path: Path) 
     """No new key is made for a vault that has one somewhere."""
     with pytest.raises(InvalidValue, match="put the file back"):
         read_vault_key(tmp_path / "ledger.vault-key")
+
+
+def test_a_key_for_another_purpose_is_one_of_its_own() -> None:
+    """It is the same wherever the vault key is, and another for another purpose or ledger."""
+    vault_key = bytes(range(VAULT_KEY_BYTES))
+    made = [
+        key_for(purpose, vault_key=key, origin=origin)
+        for purpose, key, origin in (
+            ("console", vault_key, "a.ledger"),
+            ("another", vault_key, "a.ledger"),
+            ("console", vault_key[::-1], "a.ledger"),
+            ("console", vault_key, "b.ledger"),
+        )
+    ]
+
+    assert made[0] == key_for("console", vault_key=vault_key, origin="a.ledger")
+    assert len(made) == len({*made, vault_key}) - 1

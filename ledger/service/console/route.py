@@ -70,8 +70,11 @@ class ConsoleRoute(APIRoute):
         extra = options.get("openapi_extra") or {}
         roles = extra.get("x-roles", CONSOLE_ROLES)
         self.roles = None if roles is None else frozenset(roles)
+        self.is_sent_back = bool(extra.get("x-sent-back"))
         more = {"response_model": None, "include_in_schema": False}
         super().__init__(path, endpoint, **{**options, **more})
+        if self.methods is not None and "GET" in self.methods:
+            self.methods.add("HEAD")  # the server leaves out the body
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the gate before FastAPI's own handling."""
@@ -95,10 +98,11 @@ class ConsoleRoute(APIRoute):
                             f"{request.state.caller.role}; this needs "
                             f"{' or '.join(sorted(self.roles))}"
                         )
-                in_order = address_in_order(request)
-                if in_order is not None:
-                    return RedirectResponse(in_order, 303, headers=HEADERS)
-                check_query(request, parameters, many)
+                if not self.is_sent_back:
+                    in_order = address_in_order(request)
+                    if in_order is not None:
+                        return RedirectResponse(in_order, 303, headers=HEADERS)
+                    check_query(request, parameters, many)
                 if request.method == "POST":
                     await take_form(request)
                     require_own_form(request, session)
@@ -125,6 +129,9 @@ def only(*roles: Role) -> dict[str, Any]:
 
 ANYBODY: Final[dict[str, Any]] = {"x-roles": None}
 """The ``openapi_extra`` of a page that needs no session."""
+
+SENT_BACK: Final[dict[str, Any]] = {"x-roles": None, "x-sent-back": True}
+"""That of a page to which another site sends a browser, with parameters of its own choice."""
 
 
 # --- sessions -------------------------------------------------------------------------------------

@@ -41,7 +41,9 @@ nowhere = console_router()
 
 
 @nowhere.api_route(
-    "/console/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], openapi_extra=ANYBODY
+    "/console/{rest:path}",
+    methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+    openapi_extra=ANYBODY,
 )
 def no_such_page(rest: str) -> Response:
     """Answer whatever is no page."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import Counter
@@ -19,6 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.domain.errors import LedgerError
+from ledger.service.console.frame import error_page
+from ledger.service.console.openid import OpenId
 from ledger.service.console.site import console_routes
 from ledger.service.http import (
     access,
@@ -134,6 +136,7 @@ def create_app(service: Service) -> Front:
     app.state.routes = [route for area in areas for route in area.routes.routes]
     # Not through include_router, which tries every route by a detour, twice for each request.
     app.router.routes.extend(app.state.routes)
+    app.state.openid = OpenId.of(service.settings)
     app.state.console_routes = console_routes()
     app.router.routes.extend(app.state.console_routes)
     app.state.commands = batch.Commands(app.state.routes)
@@ -213,7 +216,7 @@ class Envelope:
             log.exception("request failed", extra={"request_id": _shown(request_id)})
             if begun:
                 raise
-            await problem_of(internal_error())(scope, receive, send_with_id)
+            await _fault(scope)(scope, receive, send_with_id)
         finally:
             self._note(scope, status, request_id, time.perf_counter() - started)
 
@@ -234,6 +237,13 @@ class Envelope:
                 "duration_ms": round(1_000 * seconds, 3),
             },
         )
+
+
+def _fault(scope: Scope) -> ASGIApp:
+    """Return the answer to a fault of ours: a page in the console, a problem document elsewhere."""
+    if f"{scope['path']}/".startswith("/console/"):
+        return error_page(Request(scope), internal_error())
+    return problem_of(internal_error())
 
 
 def _shown(request_id: bytes) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ledger.service.console.frame import POLICY, STATIC, static_address
+from ledger.tlog.log import LogRows
 from tests.service.conftest import Running
 from tests.service.console.conftest import client_of, signed_in
 
@@ -92,3 +95,39 @@ def test_pages_are_no_part_of_the_api(shared: Running) -> None:
     assert [] == [
         path for path in shared("GET", "/openapi.json").json()["paths"] if "console" in path
     ]
+
+
+def test_a_fault_of_ours_is_answered_as_a_page(
+    shared: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing of the inside, and the API's own answer to a fault stays what it was."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr(LogRows, "newest_signed", fail)
+    with signed_in(shared, "auditor") as http:
+        answer = http.get("/console")
+
+    assert 500 == answer.status_code
+    assert "<code>internal_error</code>" in answer.text
+    assert "the inside" not in answer.text
+    assert POLICY == answer.headers["content-security-policy"]
+
+
+def test_a_page_can_be_asked_for_its_head(shared: Running) -> None:
+    """A program that looks whether a link leads somewhere gets the status and no body."""
+    with signed_in(shared, "auditor") as http:
+        answer = http.head("/console")
+
+    assert (200, b"") == (answer.status_code, answer.content)
+
+
+def test_the_navigation_shows_what_the_role_may_open(shared: Running) -> None:
+    """What is not there, or not for the role, is not linked; every link leads somewhere."""
+    for role in ("auditor", "officer", "approver", "admin"):
+        with signed_in(shared, role) as http:
+            page = http.get("/console").text
+            linked = re.findall(r'href="(/console[^"?]*)"', page.partition("<main")[0])
+            assert "/console" in linked
+            assert [200] * len(linked) == [http.get(each).status_code for each in linked]

@@ -9,6 +9,7 @@ from fastapi import Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from ledger.service.console.frame import HEADERS, render
+from ledger.service.console.openid import OpenId
 from ledger.service.console.route import (
     ANYBODY,
     SIGN_IN,
@@ -54,7 +55,7 @@ def sign_in(request: Request) -> Response:
     session = begin(caller, service.now_us())
     request.state.session = session
     keep_session(request, response, session)
-    log.info("signed in to the console", extra={"operator": caller.operator})
+    log.info("somebody signed in to the console")
     return response
 
 
@@ -68,13 +69,14 @@ def sign_out(request: Request) -> Response:
 
 def ask(request: Request, following: str | None, *, refused: bool = False) -> Response:
     """Return the page with the form."""
+    provider: OpenId | None = request.app.state.openid
     return render(
         request,
         "sign-in.html",
         403 if refused else 200,
         following=following and local_address(following),
         refused=REFUSED if refused else None,
-        single_sign_on=None,
+        single_sign_on=provider and provider.name,
         idle_minutes=IDLE_S // 60,
         absolute_hours=ABSOLUTE_S // 3600,
     )
