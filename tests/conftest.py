@@ -27,6 +27,7 @@ from projections.access import AccessRows
 from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import OperatorRows
+from projections.report import ReportRows
 from projections.trail import TrailRows
 from tests.postgres import fresh_database, postgres_server, postgres_url
 
@@ -70,7 +71,7 @@ def open_ledger(
         store,
         clock=clock,
         log=LogRows(),
-        projections=(access, conduct, operators, erasures, trail, *projections),
+        projections=(access, conduct, operators, erasures, ReportRows(), trail, *projections),
         committed=committed,
     )
     recorder.create_table()

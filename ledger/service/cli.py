@@ -1024,6 +1024,58 @@ def wrongful(
     print_table(table)
 
 
+# --- report ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def report(
+    start: Annotated[
+        str | None, typer.Option("--from", help="The period begins then, like 2026-07-01.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The period ends before then.")] = None,
+    period: Annotated[
+        str | None, typer.Option(help="Instead of both: 2026-09, 2026-Q3 or 2026.")
+    ] = None,
+    known_position: Annotated[
+        int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this service.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LEDGER_API_KEY", help="The key to ask it with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the transparency figures of a period.
+
+    Without --url they are counted in the database of the settings.
+    """
+    from ledger.service.report import fetch_report, period_of, report_of, tables_of
+
+    begins, ends = period_of(start, end, period)
+    found: dict[str, Any]
+    if url is not None:
+        found = fetch_report(url, api_key, start=begins, end=ends, known_position=known_position)
+    else:
+        with existing(settings_given()) as service, service.reading() as (c, head):
+            found = report_of(
+                service, c, head, start=begins, end=ends, known_position=known_position
+            )
+    if as_json:
+        print_json(found)
+        return
+    out.print(
+        f"Recorded from {found['from']} until before {found['to']}, "
+        f"as known at position {found['known_position']}.",
+        markup=False,
+    )
+    for title, rows in tables_of(found):
+        if rows:
+            table = Table(*rows[0], title=title, title_justify="left")
+            for row in rows:
+                table.add_row(*(Text("–" if cell is None else str(cell)) for cell in row.values()))
+            print_table(table)
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from ledger.domain.access import UnknownSubjects
 from ledger.domain.errors import InvalidValue
 from ledger.domain.values import Role
 from ledger.service.logs import LogFormat
+from ledger.service.periods import Length
 from ledger.store.address import without_password
 
 SETTINGS_FILE_VARIABLE: Final = "LEDGER_SETTINGS"
@@ -101,6 +102,12 @@ class Settings(BaseSettings):
     witness_policy: Path | None = Field(
         default=None,
         description="A policy file (C2SP tlog-policy) that names our witnesses and their quorum.",
+    )
+
+    transparency: Length | None = Field(
+        default=None,
+        description="month, quarter or year: publish the figures of each at /transparency, for "
+        "everybody, without a key; nothing is published when unset.",
     )
 
     oidc_issuer: str | None = Field(

@@ -42,6 +42,7 @@ from projections.access import AccessIndex, AccessRows, snapshot
 from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import Keyring, OperatorRows
+from projections.report import ReportRows
 from projections.trail import TrailRows
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Service:
     access: AccessRows
     conduct: ConductRows
     erasures: ErasureRows
+    report: ReportRows
     trail: TrailRows
     operators: OperatorRows
     index: AccessIndex
@@ -295,9 +297,16 @@ class Service:
 
 def projections_of(
     dialect: Literal["sqlite", "postgresql"],
-) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, TrailRows]:
+) -> tuple[AccessRows, ConductRows, OperatorRows, ErasureRows, ReportRows, TrailRows]:
     """Return every projection, in the order in which they take in an event."""
-    return AccessRows(), ConductRows(), OperatorRows(), ErasureRows(), TrailRows(dialect)
+    return (
+        AccessRows(),
+        ConductRows(),
+        OperatorRows(),
+        ErasureRows(),
+        ReportRows(),
+        TrailRows(dialect),
+    )
 
 
 def schema_script() -> str:
@@ -360,7 +369,8 @@ def refuse_lost_vault(settings: Settings, recorder: LedgerRecorder, erasures: Er
 def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> Service:
     """Build a service on its store, and make the store's tables where they are missing."""
     store = open_store(settings)
-    access, conduct, operators, erasures, trail = projections = projections_of(store.dialect)
+    projections = projections_of(store.dialect)
+    access, conduct, operators, erasures, report, trail = projections
     log_rows = LogRows()
     recorder = LedgerRecorder(store, clock=clock, log=log_rows, projections=projections)
     try:
@@ -403,6 +413,7 @@ def build(settings: Settings, *, clock: Callable[[], datetime] = wall_clock) -> 
         access=access,
         conduct=conduct,
         erasures=erasures,
+        report=report,
         trail=trail,
         operators=operators,
         index=index,

@@ -35,7 +35,7 @@ from ledger.store.codec import (
 )
 from ledger.store.projection import Log, Projection
 
-SCHEMA_VERSION: Final = 2  # raised when a projection derives more than before
+SCHEMA_VERSION: Final = 3  # raised when a projection derives more than before
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
 RESOLVE_TRIES: Final = 3  # to reach the database again, each as long as a connection may take
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
@@ -542,7 +542,15 @@ class LedgerRecorder(ApplicationRecorder):
         return self.max_notification_id() or 0
 
     def position_at(self, known_at: datetime) -> int:
-        """Return the newest position recorded at or before an instant; 0 when there is none.
+        """Return the newest position recorded at or before an instant; 0 when there is none."""
+        return self._newest(lambda recorded_at: recorded_at <= known_at)
+
+    def position_before(self, instant: datetime) -> int:
+        """Return the newest position recorded before an instant; 0 when there is none."""
+        return self._newest(lambda recorded_at: recorded_at < instant)
+
+    def _newest(self, holds: Callable[[datetime], bool]) -> int:
+        """Return the newest position for whose ``recorded_at`` something holds that ends once.
 
         ``recorded_at`` never goes back, so a binary search over positions finds it.
         """
@@ -551,7 +559,7 @@ class LedgerRecorder(ApplicationRecorder):
             while low < high:
                 middle = (low + high + 1) // 2
                 c.execute("SELECT recorded_at FROM events WHERE position = ?", (middle,))
-                if parse_recorded_at(c.fetchone()[0]) <= known_at:
+                if holds(parse_recorded_at(c.fetchone()[0])):
                     low = middle
                 else:
                     high = middle - 1

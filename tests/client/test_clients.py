@@ -40,7 +40,18 @@ NOT_IN_THE_CLIENT = {
     "GET /v1/access/snapshot",
 }
 # Streams and documents, which are read by other means where they are served.
-STREAMED = {"GET /v1/events/stream", "GET /v1/events/export", "GET /v1/report"}
+STREAMED = {
+    "GET /transparency",
+    "GET /transparency.json",
+    "GET /transparency/plot/{name}.svg",
+    "GET /v1/events/stream",
+    "GET /v1/report",
+    *(
+        f"GET /v1/{view}/export{manifest}"
+        for view in ("events", "suspensions", "violations", "reinstatements", "warnings")
+        for manifest in ("", "/manifest")
+    ),
+}
 CLAUSES: Any = POLICY["clauses"]
 SHAPES: dict[str, type[answers.Answer]] = {
     "AccessAnswer": answers.Access,

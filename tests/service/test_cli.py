@@ -781,3 +781,48 @@ def test_every_command_is_in_the_help(run: Run) -> None:
     shown = run("--help").out
 
     assert [] == [name for name, *_ in filter(None, every_command()) if f"  {name} " not in shown]
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def test_a_report_is_printed_for_people_and_for_machines(run: Run) -> None:
+    """The same figures as tables and as JSON, with the position that they are a function of."""
+    run("init")
+    period = ["--from", "2026-01-01", "--to", "2100-01-01T00:00:00Z"]
+    printed = run("report", *period)
+    as_json = run("report", *period, "--json").json
+
+    assert 0 == printed.code
+    assert f"as known at position {as_json['known_position']}" in printed.out
+    assert "Violations by category" not in printed.out  # an empty table is not printed
+    assert "Reinstatements by cause" in printed.out
+    assert 0 == as_json["violations"]["recorded"]
+    assert 1 == run("report", *period, "--known-position", "1", "--json").json["known_position"]
+    named = run("report", "--period", "2026-Q3", "--json").json
+    assert "2026-07-01T00:00:00.000000Z" == named["from"]
+    assert "2026-10-01T00:00:00.000000Z" == named["to"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give a period"),
+        (["--from", "2026-01-01"], "give a period"),
+        (["--period", "2026", "--to", "2027-01-01"], "give a period"),
+        (["--period", "spring"], "a period is a month, quarter or year"),
+        (["--from", "spring", "--to", "2027-01-01"], "must be an RFC 3339 timestamp"),
+        (["--from", "2027-01-01", "--to", "2026-01-01"], "to must be later than from"),
+        (["--period", "2026", "--known-position", "99"], "the ledger ends at position"),
+        (["--period", "2026", "--url", "http://127.0.0.1:9"], "cannot be reached"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_with_words(
+    run: Run, arguments: list[str], words: str
+) -> None:
+    """The exit code is 1, and a sentence says why."""
+    run("init")
+    ran = run("report", *arguments)
+
+    assert 1 == ran.code
+    assert words in ran.err

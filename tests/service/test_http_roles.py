@@ -56,6 +56,7 @@ ROLES: Final = {
     ("GET", "/v1/subjects/record"): {*READERS, "service"},
     ("GET", "/v1/status"): READERS,
     ("GET", "/v1/events"): {"auditor"},
+    ("GET", "/v1/report"): {"auditor", "officer", "approver", "admin"},
     ("GET", "/metrics"): {"auditor"},
     ("GET", "/v1/events/counts"): {"auditor"},
     ("GET", "/v1/events/stream"): {"auditor"},
@@ -85,11 +86,17 @@ ROLES: Final = {
     ("POST", "/v1/operators/{id}/keys"): {"admin"},
     ("DELETE", "/v1/keys/{id}"): {"admin"},
 }
+PUBLISHED: Final = {
+    ("GET", "/transparency"),
+    ("GET", "/transparency.json"),
+    ("GET", "/transparency/plot/{name}.svg"),
+}
 OPEN: Final = {
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/log/checkpoint"),
     ("GET", "/.well-known/authzen-configuration"),
+    *PUBLISHED,
 }
 WITHOUT_BODY: Final = {
     ("DELETE", "/v1/keys/{id}"),
@@ -232,7 +239,7 @@ def test_who_asks_for_a_check_is_judged_before_the_check(
     assert 403 == gate("POST", path, headers=headers, content=b"a", role="auditor").status_code
 
 
-@pytest.mark.parametrize(("method", "path"), [*sorted(OPEN), ("GET", "/openapi.json")])
+@pytest.mark.parametrize(("method", "path"), [*sorted(OPEN - PUBLISHED), ("GET", "/openapi.json")])
 def test_health_and_what_is_offered_are_open_to_anyone(
     gate: Running, method: str, path: str
 ) -> None:

@@ -34,6 +34,7 @@ from ledger.service.http import (
     following,
     health,
     operators,
+    report,
     search,
     stream,
     subjects,
@@ -62,6 +63,8 @@ from ledger.service.http.problems import (
 )
 from ledger.service.http.protocol import METRICS_PORT_KEY, STATE_KEY
 from ledger.service.metrics import Metrics
+from ledger.service.report import Reports
+from ledger.service.transparency.publication import Publication
 from ledger.service.wiring import Service
 
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -119,6 +122,9 @@ def create_app(service: Service) -> Front:
     app.state.monitor = monitor
     app.state.drain = drain
     app.state.live = live
+    app.state.reports = Reports(service)
+    length = service.settings.transparency
+    app.state.publication = None if length is None else Publication(service, length)
     areas = (
         search,
         access,
@@ -131,6 +137,7 @@ def create_app(service: Service) -> Front:
         status_routes,
         stream,  # before the events, one of which it would seem to be
         events,
+        report,
         catalogue,
         operators,
         batch,
