@@ -85,6 +85,9 @@ class Counts(Answer):
     month: list[Count]
     category: list[Count]
     policy: list[Count]
+    clause: list[Count]
+    resource: list[Count]
+    subject_type: list[Count]
     position: int
 
 

@@ -51,7 +51,7 @@ class Facts(Times, Paging, total=False):
     recorded_to: When | None
 
 
-class CountedEvents(Times, total=False):
+class TrailFilters(Times, total=False):
     """The filters of the trail."""
 
     subject: SubjectLike | None
@@ -59,14 +59,22 @@ class CountedEvents(Times, total=False):
     recorded_from: When | None
     recorded_to: When | None
     types: Sequence[str] | None
+    subject_type: str | None
     on_behalf_of: SubjectLike | None
     policy: str | None
+    clause: str | None
     category: str | None
     resource: SubjectLike | None
     q: str | None
 
 
-class Events(CountedEvents, Paging, total=False):
+class Counted(TrailFilters, total=False):
+    """The filters of the trail, and whether each property is counted without its own filter."""
+
+    alternatives: bool | None
+
+
+class Events(TrailFilters, Paging, total=False):
     """The filters of the trail, and how it is gone through."""
 
 
@@ -130,7 +138,7 @@ class Reading:
         return Parts(query=query_of(asked))
 
     @call("GET /v1/events/counts", Counts)
-    def counts(self, **asked: Unpack[CountedEvents]) -> Parts:
+    def counts(self, **asked: Unpack[Counted]) -> Parts:
         """Count the events that the same filters list, by type, operator and so on."""
         return Parts(query=query_of(asked))
 

@@ -854,10 +854,15 @@ def tail(
     type_: Annotated[
         list[str] | None, typer.Option("--type", help="Of this type; many times.")
     ] = None,
+    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
     operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
     on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Of this policy, or of this version of one.")
+    ] = None,
+    clause: Annotated[
+        str | None,
+        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
     ] = None,
     category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
     resource: Annotated[
@@ -883,9 +888,11 @@ def tail(
     parameters = {
         "subject": subject,
         "type": type_,
+        "subject_type": subject_type,
         "operator": operator,
         "on_behalf_of": on_behalf_of,
         "policy": policy,
+        "clause": clause,
         "category": category,
         "resource": resource,
         "from": from_,

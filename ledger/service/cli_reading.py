@@ -391,10 +391,15 @@ def trail(
             autocompletion=_event_types,
         ),
     ] = None,
+    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
     operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
     on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Of this policy, or of this version of one.")
+    ] = None,
+    clause: Annotated[
+        str | None,
+        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
     ] = None,
     category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
     resource: Annotated[
@@ -431,9 +436,11 @@ def trail(
         events = client.events(
             subject=subject,
             types=types,
+            subject_type=subject_type,
             operator=operator,
             on_behalf_of=on_behalf_of,
             policy=policy,
+            clause=clause,
             category=category,
             resource=resource,
             q=words,

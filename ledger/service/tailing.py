@@ -43,9 +43,11 @@ def trail_filters(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "subject": subject_key(asked.get("subject")),
         "types": tuple(asked.get("type") or ()),
+        "subject_type": asked.get("subject_type"),
         "operator": asked.get("operator"),
         "on_behalf_of": asked.get("on_behalf_of"),
         "policy": asked.get("policy"),
+        "clause": asked.get("clause"),
         "category": asked.get("category"),
         "resource": model_key(asked.get("resource"), parameter="resource"),
         "recorded_from": _instant(asked.get("from"), "from"),
