@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ledger.client.answers import Access, Answer, Event, Record, Status
     from ledger.client.reading import Times
 
-KEY_VARIABLE: Final = "LEDGER_KEY"
+KEY_VARIABLE: Final = "LEDGER_API_KEY"
 EVENTS_SHOWN_DEFAULT: Final = 50  # some screens
 EVENTS_TOGETHER_MAX: Final = 500  # asked for with one request: half a megabyte
 
@@ -66,7 +66,7 @@ Url = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(help="A file with the key for --url; the variable LEDGER_KEY when absent."),
+    typer.Option(help="A file with the key for --url; the variable LEDGER_API_KEY when absent."),
 ]
 At = Annotated[
     datetime | None,

@@ -79,7 +79,7 @@ def run(
     """Run a command on the shared ledger: on its database, or with ``url=True`` at its URL."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"LEDGER_{name.upper()}", raising=False)
-    monkeypatch.delenv("LEDGER_KEY", raising=False)
+    monkeypatch.delenv("LEDGER_API_KEY", raising=False)
     settings = shared.service.settings
     monkeypatch.setenv("LEDGER_DATABASE_URL", settings.database_url)
     monkeypatch.setenv("LEDGER_FILES", str(settings.files))
@@ -88,7 +88,7 @@ def run(
     def run(*arguments: str, url: bool = False, role: str = "auditor") -> Ran:
         where: tuple[str, ...] = ()
         if url:
-            monkeypatch.setenv("LEDGER_KEY", shared.keys[role])
+            monkeypatch.setenv("LEDGER_API_KEY", shared.keys[role])
             where = ("--url", shared.url)
         monkeypatch.setattr(sys, "argv", ["compliance-ledger", *arguments, *where])
         capsys.readouterr()
@@ -240,7 +240,7 @@ def test_who_asks_a_url_needs_a_key(run: Run, shared: Running, tmp_path: Path) -
 
     assert 0 == run("status", "--url", shared.url, "--key-file", str(key)).code
     for words, code, told in (
-        (("--url", shared.url), 2, "set LEDGER_KEY to the key of an auditor"),
+        (("--url", shared.url), 2, "set LEDGER_API_KEY to the key of an auditor"),
         (("--url", shared.url, "--key-file", str(tmp_path / "none")), 1, "cannot be read"),
         (("--url", "ledger.example"), 2, "must begin with http"),
         (("--key-file", str(key)), 2, "a database is read without a key"),
@@ -258,7 +258,7 @@ def test_nobody_listening_ends_with_two(
 ) -> None:
     """Who got no answer knows nothing, and a script can tell that from a refusal."""
     monkeypatch.setattr("ledger.client.clients.FIRST_PAUSE_S", 0.0)
-    monkeypatch.setenv("LEDGER_KEY", "k")
+    monkeypatch.setenv("LEDGER_API_KEY", "k")
     ran = run("status", "--url", "http://127.0.0.1:1")
 
     assert (2, "") == (ran.code, ran.out)
