@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import Popen
 
+import httpx
 import pytest
 
 from ledger.domain.events import (
@@ -26,6 +27,7 @@ from ledger.service.wiring import Service, build
 from tests.checks import check_ledger
 from tests.conftest import SOAK_S, SetClock, on_each_store, settings_at
 from tests.histories import OFFICER, awake, founded
+from tests.service.conftest import until
 from tests.serving import Process, asked, opened, started, workers
 
 ROUNDS = 200
@@ -297,3 +299,25 @@ def test_serve_with_two_workers_is_one_ledger(tmp_path: Path) -> None:
         assert 0 == process.stop()
     events = check_database(database)
     assert 40 == sum(isinstance(recorded.event, SubjectSuspended) for recorded in events)
+
+
+def test_workers_end_when_nobody_is_left_to_stop_them(tmp_path: Path) -> None:
+    """Their port is free again for whoever is started in their place."""
+    database = tmp_path / "ledger.db"
+    with started(database, opened(database), "--workers", "2") as process:
+        assert 201 == process.suspend("alice").status_code
+        process.popen.kill()
+
+        until(lambda: refuses(process.url))
+    check_database(database)
+
+
+def refuses(url: str) -> bool:
+    """Tell whether nobody listens at a URL any more."""
+    try:
+        httpx.get(f"{url}/livez", headers={"Connection": "close"})
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:  # somebody is just ending
+        return False
+    return False

@@ -289,6 +289,9 @@ def _allow_many_files() -> None:
 
 def asgi() -> Any:
     """Build the application from the settings of the environment, in each serving process."""
+    import multiprocessing
+    import threading
+
     from ledger.service import logs
     from ledger.service.http.app import create_app
     from ledger.service.wiring import build
@@ -302,6 +305,15 @@ def asgi() -> Any:
     gc.freeze()
     # The thread that writes gives way to the checks sooner than after the usual 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def end_with_parent() -> None:
+            # Killed, the process that started this one can neither stop nor replace it any more.
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
     return application
 
 
