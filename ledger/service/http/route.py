@@ -480,11 +480,14 @@ async def _run(request: Request, command: Command) -> Response:
     counted: Counter = request.app.state.monitor.metrics.commands
     route = f"{request.method} {request.scope['route'].path}"
     try:
-        done, leaf_hash = await begin(service, command, by, once)
+        (outcome,) = await begin(service, [(command, once)], by)
+        if isinstance(outcome, Exception):
+            raise outcome  # noqa: TRY301 - it is counted like what is refused before its turn
     except Exception as error:
         refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
         counted.labels(route, "refused" if refused else "failed").inc()
         raise
+    done, leaf_hash = outcome
     counted.labels(route, done.outcome).inc()
     if command.afterwards is not None:
         await run_in_threadpool(command.afterwards)
@@ -495,16 +498,24 @@ async def _run(request: Request, command: Command) -> Response:
 
 
 def begin(
-    service: Service, command: Command, by: Author, once: Once | None
-) -> asyncio.Future[tuple[Done, bytes]]:
-    """Let a command wait for its turn; it leads to what it did, and the leaf of that."""
+    service: Service, asked: Sequence[tuple[Command, Once | None]], by: Author
+) -> asyncio.Future[list[tuple[Done, bytes] | Exception]]:
+    """Let commands wait for their turn; each leads to what it did and the leaf, or is refused."""
 
-    def run() -> tuple[Done, bytes]:
-        done = command.run(by, once)
-        return done, service.recorder.leaf_hash(done.recorded.position)
+    def running(command: Command, once: Once | None) -> Callable[[], tuple[Done, bytes]]:
+        def run() -> tuple[Done, bytes]:
+            done = command.run(by, once)
+            return done, service.recorder.leaf_hash(done.recorded.position)
 
-    key = (by.operator, once.key) if once else None
-    return service.writer.begin(run, Foreseen(key, command.subjects))
+        return run
+
+    return service.writer.begin(
+        [running(command, once) for command, once in asked],
+        [
+            Foreseen((by.operator, once.key) if once else None, command.subjects)
+            for command, once in asked
+        ],
+    )
 
 
 def status_of_done(done: Done) -> int:
