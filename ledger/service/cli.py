@@ -656,7 +656,7 @@ def import_(
     """
     import asyncio
 
-    from ledger.service.importing import Imported, client_of, import_file
+    from ledger.service.importing import Imported, import_file, importer_of
     from ledger.service.wiring import build
 
     if not file.is_file():
@@ -673,8 +673,8 @@ def import_(
     gc.set_threshold(IMPORT_ALLOCATIONS)
 
     async def run(advance: Callable[[int], None]) -> Imported:
-        async with client_of(url or "", api_key, service) as client:
-            return await import_file(client, file, progress=advance)
+        async with importer_of(url or "", api_key, service) as importer:
+            return await import_file(importer, file, progress=advance)
 
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("importing", total=file.stat().st_size)
