@@ -57,6 +57,7 @@ KEY_BYTES_MAX: Final = 200  # our keys have 47; hashing more is work for nothing
 HEADER_TEXT_MAX: Final = 256  # of X-Request-ID and Idempotency-Key: an id, not a message
 
 _ID_HEADER = re.compile(r"[\x20-\x7e]{1,256}\Z")
+_FRACTION = re.compile(rb"[\[:,]-?[0-9]+[.e]")
 POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 
 
@@ -265,7 +266,21 @@ def is_header_id(text: str) -> bool:
 
 def fingerprint(method: str, path: str, body: object) -> str:
     """Return the SHA-256 of a request: its method, its path and the members of its body."""
-    return hashlib.sha256(f"{method} {path}\n{_ENCODER.encode(body)}".encode()).hexdigest()
+    return hashlib.sha256(f"{method} {path}\n".encode() + _canonical(body)).hexdigest()
+
+
+def _canonical(body: object) -> bytes:
+    """Return a body as it is fingerprinted, for ever: as the standard library writes it in ASCII.
+
+    ``orjson`` writes the same, four times as fast, where there is only ASCII and no fraction.
+    """
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # a lone surrogate, say
+        return _ENCODER.encode(body).encode()
+    if text.isascii() and b"\x7f" not in text and not _FRACTION.search(text):
+        return text
+    return _ENCODER.encode(body).encode()
 
 
 # --- can it be read -------------------------------------------------------------------------------
