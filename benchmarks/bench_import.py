@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -24,10 +24,24 @@ from typing import Any, Final
 
 from benchmarks.bench_group_commit import lines, publish
 from benchmarks.server import cpu_seconds, environment, keys_of, new_ledger, serving
+from ledger import application
 from ledger.domain.values import format_instant
+from ledger.service import feed, importing, writer
+from ledger.service.http import batch, route
+from ledger.service.importing import import_file, importer_of
+from ledger.service.settings import Settings
+from ledger.service.wiring import build
+from ledger.store import codec, held, recorder
+from ledger.tlog.log import LogRows
+from projections.access import AccessRows
+from projections.conduct import ConductRows
+from projections.erasures import ErasureRows
+from projections.operators import OperatorRows
+from projections.trail import TrailRows
 from tests.postgres import Server, fresh_database
 
 KINDS: Final = ("registrations", "violations")
+SERVICE: Final = ("-m", "ledger")
 SPLIT: Final = "split"  # the argument with which this file measures one import step by step
 
 
@@ -52,7 +66,7 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
     settings = {**where, "LEDGER_FILES": str(folder), "LEDGER_LOG_LEVEL": "warning"}
     database = folder / "ledger.db"
     admin = new_ledger(database, **settings)
-    with serving(database, core=None, **settings) as (url, _, _):
+    with serving(database, workers=1, core=None, program=SERVICE, **settings) as (url, _, _):
         keys = keys_of(url, admin)
     publish(database, settings, admin)
     variables = {**environment(database, **settings), "LEDGER_API_KEY": keys["officer"]}
@@ -63,7 +77,6 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
             told = [{**line, "body": _renamed(line["body"], name)} for line in lines(kind, now)]
             told = told[:1] if name == "one" else told
             path.write_text("".join(f"{json.dumps(line)}\n" for line in told))
-            count = len(told) if name == "own" else 0 or len(told)
         count = sum(1 for _ in files["own"].open())
         begun, begun_cpu, _ = run_import(files["one"], variables)
         took, cpu, _ = run_import(files["own"], variables)
@@ -71,7 +84,7 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
             f"{store}, {kind}, in one process: {count / (took - begun):7.0f} events/s, "
             f"{(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
         )
-        with serving(database, core=None, **settings) as (url, _, pid):
+        with serving(database, workers=1, core=None, program=SERVICE, **settings) as (url, _, pid):
             run_import(files["one"], variables, "--url", url)
             before = cpu_seconds(pid)
             begun, begun_cpu, _ = run_import(files["one"], variables, "--url", url)
@@ -146,30 +159,17 @@ class Steps:
 
 def split(path: Path) -> None:
     """Import a file in this process and print what each step of it took."""
-    from ledger import application
-    from ledger.service import cli, feed, importing, writer
-    from ledger.service.http import batch, route
-    from ledger.store import codec, held, recorder, sqlite
-    from ledger.tlog.log import LogRows
-    from projections.access import AccessIndex, AccessRows
-    from projections.conduct import ConductRows
-    from projections.erasures import ErasureRows
-    from projections.operators import OperatorRows
-    from projections.trail import TrailRows
-
     steps = Steps()
     watched: Sequence[tuple[str, Any, str]] = (
         ("read a line as JSON", batch, "strict_json"),
         ("fingerprint", batch, "fingerprint"),
         ("read what it asks for", route.LedgerRoute, "read"),
-        ("wait for its turn", batch, "begin"),
-        ("rest of beginning a line", batch, "_begin"),
+        ("hand lines to the writer", batch, "begin"),
+        ("rest of reading a line", batch, "_asked"),
         ("key of the file's line", importing, "_with_key"),
         ("decide", application.Ledger, "_decide"),
         ("read ahead", application.Ledger, "_read_ahead"),
-        ("encode", recorder, "encode")
-        if hasattr(recorder, "encode")
-        else ("encode", codec, "encode"),
+        ("encode", codec, "encode"),
         ("decode", recorder, "decode"),
         ("leaf", LogRows, "append"),
         ("hold rows", held.HeldInserts, "takes"),
@@ -195,10 +195,6 @@ def split(path: Path) -> None:
 
 def cli_import(path: Path) -> int:
     """Import a file as the command does, without its start; return how many lines it has."""
-    from ledger.service.importing import import_file, importer_of
-    from ledger.service.settings import Settings
-    from ledger.service.wiring import build
-
     service = build(Settings())
 
     async def run() -> int:
