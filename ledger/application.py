@@ -831,30 +831,45 @@ class Ledger:
         consequences: Consequences | None = None,
         caused_by: Callable[[], int] | None = None,
     ) -> Done:
-        with self._transaction() as c:
-            if once and (before := self._done_before(c, by, once)):
-                return before
-            now = self.recorder.now()
-            decided = decide(now)
-            if isinstance(decided, Recorded):
-                done = Done(decided, "unchanged")
-            else:
-                led_by = caused_by() if caused_by else None
-                done = Done(self._append(c, decided, by=by, now=now, caused_by=led_by))
-                if consequences:
-                    cause = done.recorded.position
-                    for event in consequences(done.recorded, now):
-                        self._append(c, event, by=by, now=now, caused_by=cause)
-            if once:
-                self.recorder.remember_command(
-                    c,
-                    by.operator,
-                    once.key,
-                    once.fingerprint,
-                    done.recorded.position,
-                    recorded=done.outcome == "recorded",
-                )
-            return done
+        with self.recorder.store.turn:
+            if self._joined is not None:  # as ``_transaction`` does, many times a second
+                return self._decided(self._joined, decide, by, once, consequences, caused_by)
+            with self._transaction() as c:
+                return self._decided(c, decide, by, once, consequences, caused_by)
+
+    def _decided(
+        self,
+        c: Cursor,
+        decide: Decision,
+        by: Author,
+        once: Once | None,
+        consequences: Consequences | None,
+        caused_by: Callable[[], int] | None,
+    ) -> Done:
+        """Decide inside a transaction."""
+        if once and (before := self._done_before(c, by, once)):
+            return before
+        now = self.recorder.now()
+        decided = decide(now)
+        if isinstance(decided, Recorded):
+            done = Done(decided, "unchanged")
+        else:
+            led_by = caused_by() if caused_by else None
+            done = Done(self._append(c, decided, by=by, now=now, caused_by=led_by))
+            if consequences:
+                cause = done.recorded.position
+                for event in consequences(done.recorded, now):
+                    self._append(c, event, by=by, now=now, caused_by=cause)
+        if once:
+            self.recorder.remember_command(
+                c,
+                by.operator,
+                once.key,
+                once.fingerprint,
+                done.recorded.position,
+                recorded=done.outcome == "recorded",
+            )
+        return done
 
     def _done_before(self, c: Cursor, by: Author, once: Once) -> Done | None:
         found = self.recorder.find_command(c, by.operator, once.key)

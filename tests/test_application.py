@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.application import KEY_PREFIX, SYSTEM_AUTHOR, Done, Ledger, Once, key_digest
+from ledger.application import (
+    KEY_PREFIX,
+    SYSTEM_AUTHOR,
+    Done,
+    Foreseen,
+    Ledger,
+    Once,
+    key_digest,
+)
 from ledger.domain.errors import (
     AlreadyEnded,
     AlreadyLinked,
@@ -1132,15 +1141,24 @@ class Player:
 
     def play(self, number: int, step: Step) -> str:
         """Play a step; return its outcome, or the code of its refusal."""
-        self.step_number, self.drawn = number, 0
-        self.clock.now = T0 + timedelta(hours=number + step.moved_hours)
         try:
-            done = getattr(self, step.name)(step)
+            done = self.run(number, step)
         except LedgerError as refusal:
             return refusal.code
+        self.learn(done)
+        return done.outcome if isinstance(done, Done) else f"served {len(done)}"
+
+    def run(self, number: int, step: Step) -> Done | list[Recorded]:
+        """Run the command of a step."""
+        self.step_number, self.drawn = number, 0
+        self.clock.now = T0 + timedelta(hours=number + step.moved_hours)
+        done: Done | list[Recorded] = getattr(self, step.name)(step)
+        return done
+
+    def learn(self, done: object) -> None:
+        """Take in what a step made, for later ones to name."""
         if isinstance(done, Done) and done.outcome == "recorded":
             self.ids.setdefault(about(done)[:4], []).append(about(done))
-        return done.outcome if isinstance(done, Done) else f"served {len(done)}"
 
     def subject(self, number: int) -> Subject:
         """Pick a subject."""
@@ -1199,6 +1217,12 @@ class Player:
 
     def serve(self, _: Step) -> list[Recorded]:
         return self.ledger.serve_terms(self.ids.get("sus_", []))
+
+    def half_done(self, step: Step) -> Done:
+        with self.ledger.together():
+            self.violate(step)
+            self.overturn(step)
+            raise InvalidValue("given up")
 
     def define(self, step: Step) -> Done:
         resources = (M1, M2)[: step.first % 3]
@@ -1277,3 +1301,62 @@ def test_commands_that_failed_leave_the_ledger_as_if_they_had_not_been(
         check_store(struck.ledger.recorder)
         for played in (struck, spared):
             played.ledger.recorder.store.close()
+
+
+half_done = st.builds(
+    Step,
+    name=st.just("half_done"),
+    first=st.integers(0, 4),
+    second=st.integers(0, 4),
+    moved_hours=st.just(0),
+    fails_at=st.just(0),
+)
+
+
+@given(st.lists(st.lists(step | step | step | half_done, min_size=1, max_size=12), max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_commands_that_share_a_transaction_record_what_they_would_alone(
+    folder: Path, batches: list[list[Step]]
+) -> None:
+    """Read ahead, held back, refused or half done among them: events, rows and leaves are alike."""
+    with TemporaryDirectory(dir=folder) as place:
+        joined, _ = player(Path(place) / "joined.db")
+        alone, _ = player(Path(place) / "alone.db")
+        number = 0
+        for batch in batches:
+            numbered = list(enumerate(batch, number + 1))
+            number += len(batch)
+            foreseen = [
+                Foreseen((JO.operator, f"k{one.second}"), [joined.subject(one.first)])
+                for one in batch
+            ]
+            outcomes = joined.ledger.run_together(
+                [partial(joined.run, which, one) for which, one in numbered], foreseen
+            )
+            expected = [
+                Ledger._outcome_of(partial(alone.run, which, one)) for which, one in numbered
+            ]
+
+            assert list(map(told, expected)) == list(map(told, outcomes))
+            for done, again in zip(outcomes, expected, strict=True):
+                joined.learn(done)
+                alone.learn(again)
+
+        rows = [dump(Path(place) / f"{name}.db") for name in ("alone", "joined")]
+        for tables in rows:
+            # How the index of words lies on its pages depends on when it was written out. What is
+            # in it does not, and is compared with a rebuild below.
+            for name in ("trail_words_data", "trail_words_idx"):
+                del tables[name]
+        assert rows[0] == rows[1]
+        check_store(joined.ledger.recorder)
+        for played in (joined, alone):
+            played.ledger.recorder.store.close()
+
+
+def told(outcome: object) -> object:
+    """Return what a caller is told of an outcome."""
+    if isinstance(outcome, LedgerError):
+        return outcome.code, str(outcome)
+    assert not isinstance(outcome, Exception), repr(outcome)
+    return outcome

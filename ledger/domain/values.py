@@ -294,7 +294,7 @@ def parse_instant(raw: object) -> datetime:
     if isinstance(raw, datetime):
         if raw.tzinfo is None:
             raise ValueError("must have an offset from UTC")
-        return raw.astimezone(UTC)
+        return raw if raw.tzinfo is UTC else raw.astimezone(UTC)
     if not isinstance(raw, str) or not _RFC3339.match(raw):
         raise ValueError("must be an RFC 3339 timestamp like 2026-11-24T10:00:00Z")
     try:
@@ -625,6 +625,7 @@ class Role(StrEnum):
 
 
 _BASE32: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, in the order of its values
+_PAIRS: Final = [first + second for first in _BASE32 for second in _BASE32]
 
 
 def sortable_id(prefix: str, at: datetime, entropy: bytes) -> str:
@@ -634,4 +635,4 @@ def sortable_id(prefix: str, at: datetime, entropy: bytes) -> str:
     ``entropy``, which has 10 bytes.
     """
     number = int(at.timestamp() * 1000) << 80 | int.from_bytes(entropy)
-    return f"{prefix}_" + "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

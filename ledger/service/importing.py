@@ -8,30 +8,35 @@ the first time, records nothing twice, and goes on where it stopped.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import orjson
+from starlette.types import ASGIApp, Message
 
 from ledger.domain.errors import InvalidValue, Unavailable
 from ledger.service.http.app import create_app
-from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, MEDIA_TYPE
+from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, BATCH_LINES_MAX, MEDIA_TYPE
 from ledger.service.wiring import Service
+from ledger.service.writer import COMMANDS_TOGETHER_MAX
 
-# So little that the answers fit into what two ends of a connection hold for each other: this client
-# sends all of a batch before it takes the first answer.
-IMPORT_LINES_MAX: Final = 500
-IMPORT_BYTES_MAX: Final = 1024 * 1024
-IMPORT_TIMEOUT_S: Final = 120.0  # for one batch; a busy service takes a second or two
+# Over HTTP this client sends all of a request before it takes the first answer, so they are so few
+# that the answers fit into what two ends of a connection hold for each other.
+IMPORT_LINES_MAX: Final = 512
+IMPORT_PART_BYTES_MAX: Final = 256 * 1024  # of lines that are read and sent at a time
+IMPORT_TIMEOUT_S: Final = 120.0  # for one request; a busy service takes a second or two
 REFUSED_KEPT_MAX: Final = 1_000  # more refused lines are counted, and not kept
 
 Progress = Callable[[int], None]
-Line = tuple[int, bytes]
+Part = list[tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -54,34 +59,64 @@ class Imported:
             self.refused.append({**answer, "line": number})
 
 
-async def import_file(client: httpx.AsyncClient, path: Path, *, progress: Progress) -> Imported:
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """A client of the service that records, and how many lines one request to it may have."""
+
+    client: httpx.AsyncClient
+    lines_max: int
+
+
+async def import_file(importer: Importer, path: Path, *, progress: Progress) -> Imported:
     """Send every line of a file; ``progress`` is told how many bytes of it are done.
 
     Raises ``Unavailable`` when the service cannot be reached or refuses a batch as a whole.
     """
     imported = Imported()
-    for lines in _batches(path):
+    parts = _parts(path)
+    for first in parts:
+        rest = islice(parts, importer.lines_max // COMMANDS_TOGETHER_MAX - 1)
         try:
-            response = await client.post("/v1/batch", content=b"".join(line for _, line in lines))
+            await _send(importer.client, chain([first], rest), imported, progress)
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"after {imported.done} lines the service could not be reached: {error!r}; "
                 "send the file again to go on"
             ) from None
-        if response.status_code != httpx.codes.OK:
-            raise Unavailable(f"the service answers {response.status_code}: {response.text}")
-        answers = [orjson.loads(line) for line in response.content.splitlines()]
-        if len(answers) != len(lines):
-            raise Unavailable("the service broke off its answer; send the file again to go on")
-        for (number, _), answer in zip(lines, answers, strict=True):
-            imported.take(number, answer)
-        progress(sum(len(line) for _, line in lines))
     return imported
 
 
-def _batches(path: Path) -> Iterator[list[Line]]:
-    """Yield the lines of a file with their numbers, so many as are sent at a time."""
-    lines: list[Line] = []
+async def _send(
+    client: httpx.AsyncClient, parts: Iterable[Part], imported: Imported, progress: Progress
+) -> None:
+    """Send parts of a file in one request, and take the answers as they come."""
+    sent: deque[tuple[int, int]] = deque()
+
+    async def content() -> AsyncIterator[bytes]:
+        for part in parts:
+            sent.extend((number, len(line)) for number, line in part)
+            yield b"".join(line for _, line in part)
+
+    async with client.stream("POST", "/v1/batch", content=content()) as response:
+        if response.status_code != httpx.codes.OK:
+            text = (await response.aread()).decode(errors="replace")
+            raise Unavailable(f"the service answers {response.status_code}: {text}")
+        rest = b""
+        async for some in response.aiter_bytes():
+            *ended, rest = (rest + some).split(b"\n")
+            size = 0
+            for answer in ended:
+                number, length = sent.popleft()
+                imported.take(number, orjson.loads(answer))
+                size += length
+            progress(size)
+    if sent:
+        raise Unavailable("the service broke off its answer; send the file again to go on")
+
+
+def _parts(path: Path) -> Iterator[Part]:
+    """Yield the lines of a file with their numbers, so many as are committed together."""
+    part: Part = []
     size = 0
     with path.open("rb") as file:
         number = 0
@@ -91,13 +126,13 @@ def _batches(path: Path) -> Iterator[list[Line]]:
                 raise InvalidValue(f"line {number} has more than {BATCH_LINE_BYTES_MAX} bytes")
             if not text.strip():
                 continue
-            lines.append((number, _with_key(number, text)))
+            part.append((number, _with_key(number, text)))
             size += len(text)
-            if len(lines) == IMPORT_LINES_MAX or size > IMPORT_BYTES_MAX:
-                yield lines
-                lines, size = [], 0
-    if lines:
-        yield lines
+            if len(part) == COMMANDS_TOGETHER_MAX or size > IMPORT_PART_BYTES_MAX:
+                yield part
+                part, size = [], 0
+    if part:
+        yield part
 
 
 def _with_key(number: int, text: bytes) -> bytes:
@@ -108,15 +143,16 @@ def _with_key(number: int, text: bytes) -> bytes:
         line = None
     if not isinstance(line, dict) or "idempotency_key" in line:
         return text.rstrip(b"\r\n") + b"\n"  # what is no command is refused by the service
-    digest = hashlib.sha256(b"%d\n%b" % (number, text.strip())).hexdigest()
-    return b'{"idempotency_key":"import-%b",' % digest[:32].encode() + text.strip()[1:] + b"\n"
+    # The number comes first, so that keys come in the order in which they are kept: else each would
+    # be written into another page of the database.
+    digest = hashlib.sha256(text.strip()).hexdigest()[:32]
+    key = f"import-{number:012d}-{digest}".encode()
+    return b'{"idempotency_key":"%b",' % key + text.strip()[1:] + b"\n"
 
 
 @asynccontextmanager
-async def client_of(
-    url: str, key: str, service: Service | None
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of the service at a URL, or of a service that runs here for so long."""
+async def importer_of(url: str, key: str, service: Service | None) -> AsyncIterator[Importer]:
+    """Yield what sends to the service at a URL, or to a service that runs here for so long."""
     headers = {
         "Authorization": f"Bearer {key}",
         "Content-Type": MEDIA_TYPE,
@@ -126,13 +162,81 @@ async def client_of(
         async with httpx.AsyncClient(
             base_url=url, headers=headers, timeout=IMPORT_TIMEOUT_S
         ) as client:
-            yield client
+            yield Importer(client, IMPORT_LINES_MAX)
         return
     front = create_app(service)
     async with (
         front.api.router.lifespan_context(front.api),
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(front), base_url="http://here", headers=headers
+            transport=_Here(front), base_url="http://here", headers=headers
         ) as client,
     ):
-        yield client
+        yield Importer(client, BATCH_LINES_MAX)
+
+
+class _Here(httpx.AsyncBaseTransport):
+    """Asks an application in this process, which answers while the request is still being sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Begin a request; its answer is made while it is taken."""
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        body = aiter(request.stream)
+        answer: asyncio.Queue[Message | None] = asyncio.Queue(1)
+
+        async def receive() -> Message:
+            some = await anext(body, None)
+            return {"type": "http.request", "body": some or b"", "more_body": some is not None}
+
+        async def run() -> None:
+            try:
+                await self._app(_scope(request), receive, answer.put)
+            finally:
+                await answer.put(None)
+
+        running = asyncio.create_task(run())
+        start = await answer.get()
+        if start is None:
+            await running
+            raise httpx.RemoteProtocolError("the application did not answer")
+        return httpx.Response(
+            start["status"], headers=start["headers"], stream=_Answer(answer, running)
+        )
+
+
+class _Answer(httpx.AsyncByteStream):
+    """The body of an answer that an application is making."""
+
+    def __init__(self, answer: asyncio.Queue[Message | None], running: asyncio.Task[None]) -> None:
+        self._answer = answer
+        self._running = running
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield what comes."""
+        while (message := await self._answer.get()) is not None:
+            yield message.get("body", b"")
+        await self._running
+
+    async def aclose(self) -> None:
+        """Let the application go."""
+        self._running.cancel()
+
+
+def _scope(request: httpx.Request) -> dict[str, Any]:
+    """Return a request as an application takes it."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "scheme": request.url.scheme,
+        "path": request.url.path,
+        "raw_path": request.url.raw_path.partition(b"?")[0],
+        "query_string": request.url.query,
+        "server": (request.url.host, request.url.port),
+        "client": ("127.0.0.1", 0),
+        "root_path": "",
+    }

@@ -11,16 +11,16 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Final, Generic, TypeVar
 
 from ledger.application import Foreseen, Ledger
 from ledger.domain.errors import Unavailable
 
 COMMANDS_TOGETHER_MAX: Final = 128  # bounds how long the first of them waits for the last
-WAITING_MAX: Final = 10_000  # more than that is not a queue but an outage
+WAITING_MAX: Final = 10_000  # callers; more than that is not a queue but an outage
 NOTHING_FORESEEN: Final = Foreseen()
 
 T = TypeVar("T")
@@ -28,21 +28,16 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Job(Generic[T]):
-    command: Callable[[], T]
-    foreseen: Foreseen
+    commands: Sequence[Callable[[], T]]
+    foreseen: Sequence[Foreseen]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[T]
-    result: T | None = None
-    error: BaseException | None = None
+    future: asyncio.Future[list[T | Exception]]
+    outcomes: list[T | Exception] = field(default_factory=list)
 
     def resolve(self) -> None:
         """Answer, in the loop that waits."""
-        if self.future.done():  # the caller went away
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)  # type: ignore[arg-type]
+        if not self.future.done():  # else the caller went away
+            self.future.set_result(self.outcomes)
 
 
 class Writer:
@@ -67,19 +62,23 @@ class Writer:
     async def run(self, command: Callable[[], T], foreseen: Foreseen = NOTHING_FORESEEN) -> T:
         """Run a command and return what it returns, once that is committed.
 
-        Raises what the command raises; ``Unavailable`` when too many commands wait.
+        Raises what the command raises; ``Unavailable`` when too many wait.
         """
-        return await self.begin(command, foreseen)
+        (outcome,) = await self.begin([command], [foreseen])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def begin(
-        self, command: Callable[[], T], foreseen: Foreseen = NOTHING_FORESEEN
-    ) -> asyncio.Future[T]:
-        """Let a command wait for its turn, which comes in the order of these calls.
+        self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen]
+    ) -> asyncio.Future[list[T | Exception]]:
+        """Let commands wait for their turn, which comes in the order of these calls.
 
-        Raises ``Unavailable`` when too many wait.
+        At most ``COMMANDS_TOGETHER_MAX``, which are then committed together; each leads to what it
+        returns or raises. Raises ``Unavailable`` when too many wait.
         """
         loop = asyncio.get_running_loop()
-        job: _Job[T] = _Job(command, foreseen, loop, loop.create_future())
+        job: _Job[T] = _Job(commands, foreseen, loop, loop.create_future())
         try:
             self._jobs.put_nowait(job)  # type: ignore[arg-type]
         except queue.Full:
@@ -87,32 +86,33 @@ class Writer:
         return job.future
 
     def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            last = False
-            while len(jobs) < COMMANDS_TOGETHER_MAX and not self._jobs.empty():
-                job = self._jobs.get_nowait()
-                if job is None:
-                    last = True
-                    break
+        job = self._jobs.get()
+        while job is not None:
+            jobs: list[_Job[object]] = []
+            room, nobody_waits = COMMANDS_TOGETHER_MAX, False
+            while job is not None and (not jobs or len(job.commands) <= room):
                 jobs.append(job)
+                room -= len(job.commands)
+                nobody_waits = self._jobs.empty()
+                if nobody_waits:
+                    break
+                job = self._jobs.get_nowait()
             self._commit(jobs)
-            if last:
-                return
+            if nobody_waits:
+                job = self._jobs.get()
 
     def _commit(self, jobs: list[_Job[object]]) -> None:
         begun = time.perf_counter()
+        commands = [command for job in jobs for command in job.commands]
         try:
-            results = self._ledger.run_together(
-                [job.command for job in jobs], [job.foreseen for job in jobs]
+            outcomes = self._ledger.run_together(
+                commands, [foreseen for job in jobs for foreseen in job.foreseen]
             )
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it is recorded
-            results = [error] * len(jobs)
-        for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, Exception):
-                job.error = result
-            else:
-                job.result = result
+            outcomes = [error] * len(commands)
+        done = iter(outcomes)
+        for job in jobs:
+            job.outcomes = list(islice(done, len(job.commands)))
         if self.observe is not None:
             self.observe(time.perf_counter() - begun)
         for loop, answered in groupby(jobs, key=lambda job: job.loop):

@@ -38,21 +38,27 @@ class HeldInserts:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: dict[str, list[tuple[str, list[Row]]]] = {}
+        self._open: dict[str, list[Row]] = {}
+        """The rows of a statement that comes last of what is held for its table."""
 
     def takes(self, statement: str, values: Row) -> bool:
         """Hold an insert back; return whether it was one. For another, send what it may read."""
+        rows = self._open.get(statement)
+        if rows is not None and len(rows) < ROWS_TOGETHER:
+            rows.append(values)
+            return True
         table, words = _understood(statement)
         if table is None or not values:
             for held in [each for each in self._held if each in words]:
                 self._send_rows(held)
             return False
-        inserts = self._held.setdefault(table, [])
-        if not inserts or inserts[-1][0] != statement:
-            inserts.append((statement, []))
-        rows = inserts[-1][1]
-        rows.append(values)
-        if len(rows) >= ROWS_TOGETHER:
+        if rows is not None:
             self._send_rows(table)
+        inserts = self._held.setdefault(table, [])
+        if inserts:
+            del self._open[inserts[-1][0]]
+        self._open[statement] = [values]
+        inserts.append((statement, self._open[statement]))
         return True
 
     def send(self) -> None:
@@ -63,9 +69,10 @@ class HeldInserts:
     def forget(self) -> None:
         """Send nothing of it: what held it is rolled back."""
         self._held.clear()
+        self._open.clear()
 
     def _send_rows(self, table: str) -> None:
         # Taken out afterwards: what was refused once is sent, and refused, again before the commit.
         for statement, rows in self._held[table]:
             self._send(statement, rows)
-        del self._held[table]
+        del self._open[self._held.pop(table)[-1][0]]

@@ -413,18 +413,24 @@ class LedgerRecorder(ApplicationRecorder):
 
     def read_ahead(self, commands: Iterable[tuple[str, str]]) -> None:
         """Find out at once, inside ``transaction``, what these idempotency keys led to."""
-        asked = list(dict.fromkeys(commands))
-        if not asked:
-            return
-        keys = " OR ".join(["operator = ? AND idempotency_key = ?"] * len(asked))
+        asked: dict[str, dict[str, None]] = {}
+        for operator, key in commands:
+            asked.setdefault(operator, {})[key] = None
+        found: dict[tuple[str, str], tuple[str, int, bool]] = {}
         with self.store.transaction(commit=False) as c:
-            c.execute(
-                "SELECT operator, idempotency_key, fingerprint, position, recorded "
-                f"FROM commands WHERE {keys}",
-                [value for each in asked for value in each],
-            )
-            found = {(row[0], row[1]): (row[2], row[3], bool(row[4])) for row in c.fetchall()}
-        self._commands = {each: found.get(each) for each in asked}
+            for operator, keys in asked.items():
+                c.execute(
+                    "SELECT idempotency_key, fingerprint, position, recorded FROM commands "
+                    f"WHERE operator = ? AND idempotency_key IN ({', '.join('?' * len(keys))})",
+                    (operator, *keys),
+                )
+                for row in c.fetchall():
+                    found[operator, row[0]] = (row[1], row[2], bool(row[3]))
+        self._commands = {
+            (operator, key): found.get((operator, key))
+            for operator, keys in asked.items()
+            for key in keys
+        }
 
     def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
         """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
@@ -610,11 +616,16 @@ class LedgerRecorder(ApplicationRecorder):
         """Return the events of several streams, of each those above a version, in ledger order."""
         if not versions:
             return []
-        streams = " OR ".join(["stream = ? AND version > ?"] * len(versions))
+        # Most are asked for from their beginning: a list of names is found faster than conditions.
+        begun = {stream: version for stream, version in versions.items() if version}
+        new = [stream for stream in versions if stream not in begun]
+        streams = ["stream = ? AND version > ?"] * len(begun)
+        if new:
+            streams.append(f"stream IN ({', '.join('?' * len(new))})")
         with self.store.transaction(commit=False) as c:
             c.execute(
-                _SELECT + f"WHERE {streams} ORDER BY position",
-                [value for each in versions.items() for value in each],
+                _SELECT + f"WHERE {' OR '.join(streams)} ORDER BY position",
+                [*(value for each in begun.items() for value in each), *new],
             )
             return [self._recorded(row) for row in c.fetchall()]
 

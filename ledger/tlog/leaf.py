@@ -24,6 +24,7 @@ from ledger.tlog.merkle import LogFormatError, leaf_hash
 
 LAYOUT = 1
 _SHORT, _LONG, _NUMBER = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
+_HEAD, _NUMBER_AND_SHORT = struct.Struct(">BQH"), struct.Struct(">QH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,29 @@ class StoredRow:
 
 def entry(row: StoredRow) -> bytes:
     """Return the entry of an event. Raises ``LogFormatError`` for a row that cannot have one."""
+    return entry_of(row.position, row.stream, row.version, row.type, row.recorded_at, row.state)
+
+
+def entry_of(
+    position: int, stream: str, version: int, type_: str, recorded_at: str, state: bytes
+) -> bytes:
+    """Return the entry of an event from its columns. Raises ``LogFormatError``."""
     try:
+        name, kind, at = stream.encode(), type_.encode(), recorded_at.encode()
         return b"".join(
             (
-                bytes((LAYOUT,)),
-                _NUMBER.pack(row.position),
-                _short(row.stream),
-                _NUMBER.pack(row.version),
-                _short(row.type),
-                _short(row.recorded_at),
-                _LONG.pack(len(row.state)),
-                row.state,
+                _HEAD.pack(LAYOUT, position, len(name)),
+                name,
+                _NUMBER_AND_SHORT.pack(version, len(kind)),
+                kind,
+                _SHORT.pack(len(at)),
+                at,
+                _LONG.pack(len(state)),
+                state,
             )
         )
     except (struct.error, UnicodeEncodeError) as error:
-        raise LogFormatError(f"event {row.position} cannot be an entry: {error}") from None
+        raise LogFormatError(f"event {position} cannot be an entry: {error}") from None
 
 
 def hash_of(row: StoredRow) -> bytes:
@@ -77,11 +86,6 @@ def parse_entry(data: bytes) -> StoredRow:
     )
     reader.end()
     return row
-
-
-def _short(text: str) -> bytes:
-    raw = text.encode()
-    return _SHORT.pack(len(raw)) + raw
 
 
 class _Reader:

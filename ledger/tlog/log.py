@@ -21,8 +21,8 @@ from typing import ClassVar, Final, TypeVar
 from eventsourcing.persistence import Cursor
 
 from ledger.store.recorder import append_only
-from ledger.tlog.leaf import StoredRow, entry, hash_of
-from ledger.tlog.merkle import HashAt, LogFormatError, root
+from ledger.tlog.leaf import StoredRow, entry, entry_of
+from ledger.tlog.merkle import HashAt, LogFormatError, leaf_hash, root
 from ledger.tlog.tiles import (
     TILE_WIDTH,
     Tile,
@@ -89,7 +89,7 @@ class LogRows:
 
         Belongs into the transaction that inserts the event, with the columns as they are stored.
         """
-        leaf = hash_of(StoredRow(position, stream, version, type_, recorded_at, state))
+        leaf = leaf_hash(entry_of(position, stream, version, type_, recorded_at, state))
         c.execute(_ADD_HASH, (0, position - 1, leaf))
         level, index = 0, position
         while index % TILE_WIDTH == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from collections.abc import Sequence
@@ -9,8 +10,11 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, BATCH_LINES_MAX, MEDIA_TYPE
+from ledger.service.http.route import fingerprint
 from ledger.service.writer import COMMANDS_TOGETHER_MAX
 from tests.service.conftest import Running
 
@@ -87,6 +91,27 @@ def test_a_refused_line_neither_holds_up_nor_undoes_the_others(running: Running)
     assert "no_such_command" == answers[4]["problem"]["code"]
     assert answers[0]["position"] + 1 == answers[-1]["position"]
     assert list(range(1, 13)) == [answer["line"] for answer in answers]
+
+
+def test_every_line_of_many_groups_has_its_own_answer(running: Running) -> None:
+    """Refused lines stand between those that are recorded, in groups of several transactions."""
+    count = 2 * COMMANDS_TOGETHER_MAX + 50
+    refused = {"method": "POST", "path": "/v1/links", "body": {"subject": ACME, "parent": ACME}}
+    texts = [
+        refused if n % 7 == 0 else "{" if n % 11 == 0 else register(f"u{n}") for n in range(count)
+    ]
+
+    answers = send(running, *texts)
+
+    expected = [422 if n % 7 == 0 else 400 if n % 11 == 0 else 201 for n in range(count)]
+    assert expected == statuses(answers)
+    assert list(range(1, count + 1)) == [answer["line"] for answer in answers]
+    recorded = [answer for answer in answers if answer["status"] == 201]
+    first = recorded[0]["position"]
+    assert list(range(first, first + len(recorded))) == [each["position"] for each in recorded]
+    assert [f"user:u{n}" for n in range(count) if expected[n] == 201] == [
+        each["id"] for each in recorded
+    ]
 
 
 def test_a_later_line_builds_on_an_earlier_one(running: Running) -> None:
@@ -228,6 +253,27 @@ def test_a_key_revoked_meanwhile_ends_nothing_but_is_refused(running: Running) -
         after = talking.hear()
 
     assert [201, 401] == [before["status"], after["status"]]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e15, 1e15) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+@example({"a": "\x7f", "b": 1e16, "c": "\ud800", "é": '\x00\x1f"\\/', "d": [1.0, -0.0, 1e-7]})
+@example({"a": "x", "b": [-5, True, None]})
+def test_a_fingerprint_covers_a_body_as_the_standard_library_writes_it(
+    body: dict[str, object],
+) -> None:
+    """However it is written faster: a fingerprint that was recorded once counts for ever."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+    expected = hashlib.sha256(f"PUT /v1/subjects\n{text}".encode()).hexdigest()
+
+    assert expected == fingerprint("PUT", "/v1/subjects", body)
 
 
 class Talking:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -63,6 +63,10 @@ from ledger.service.http.route import (
 )
 from ledger.service.http.shapes import BEHIND_THE_GATE, EventView, example
 from ledger.service.writer import COMMANDS_TOGETHER_MAX
+from projections.operators import Caller
+
+if TYPE_CHECKING:
+    from ledger.service.wiring import Service
 
 BATCH_LINES_MAX: Final = 100_000  # half a minute of work; a longer import is several batches
 BATCH_LINE_BYTES_MAX: Final = BODY_BYTES_MAX  # a line is a request's body and some words more
@@ -133,11 +137,11 @@ class Commands:
 
 
 @dataclass(slots=True)
-class _Line:
-    """A line under way: waiting for its turn, or refused before it had one."""
+class _Group:
+    """Lines that take their turn together: what each asks for, or why it had no turn."""
 
-    number: int
-    outcome: LedgerError | tuple[Command, asyncio.Future[tuple[Done, bytes]]]
+    lines: list[tuple[int, LedgerError | tuple[Command, Once | None]]]
+    waiting: asyncio.Future[list[tuple[Done, bytes] | Exception]] | None = None
 
 
 @routes.post(
@@ -201,34 +205,61 @@ class _Streamed(Response):
 async def _answers(request: Request, by: Author) -> AsyncGenerator[bytes, None]:
     """Yield the answers of one group of lines after the other."""
     minimal = "return=minimal" in request.headers.get("prefer", "").replace(" ", "")
-    groups: asyncio.Queue[list[_Line] | None] = asyncio.Queue(BATCH_GROUPS_AHEAD_MAX)
+    groups: asyncio.Queue[_Group | None] = asyncio.Queue(BATCH_GROUPS_AHEAD_MAX)
     reading = asyncio.create_task(_read(request, by, groups))
     try:
         while (group := await groups.get()) is not None:
-            yield b"".join([await _answer(request, line, minimal=minimal) for line in group])
+            outcomes = iter(await group.waiting if group.waiting is not None else ())
+            answers = []
+            for number, asked in group.lines:
+                if isinstance(asked, LedgerError):
+                    answers.append(_written(number, _refusal(asked)))
+                else:
+                    told = await _told(request, number, asked[0], next(outcomes), minimal=minimal)
+                    answers.append(_written(number, told))
+            yield b"".join(answers)
         await reading
     finally:
         reading.cancel()
 
 
-async def _read(request: Request, by: Author, groups: asyncio.Queue[list[_Line] | None]) -> None:
+async def _read(request: Request, by: Author, groups: asyncio.Queue[_Group | None]) -> None:
     """Begin the commands of a batch in the order of its lines, and hand on what was begun."""
-    group: list[_Line] = []
-    key = bearer_key(request)
+    service, key = service_of(request), bearer_key(request)
+    group = _Group([])
+    caller: Caller | LedgerError | None = None
     try:
         async for number, text in _lines(request):
+            if not group.lines:
+                # Again for each group: the key may have been revoked since the batch began.
+                caller = _caller_of(service, key)
             if isinstance(text, LedgerError):
-                group.append(_Line(number, text))
+                group.lines.append((number, text))
             elif text:
-                group.append(_begin(request, by, key, number, text))
-            if group and (text is None or len(group) >= COMMANDS_TOGETHER_MAX):
-                await groups.put(group)
-                group = []
+                assert caller is not None
+                group.lines.append((number, _asked(request, caller, text)))
+            if group.lines and (text is None or len(group.lines) >= COMMANDS_TOGETHER_MAX):
+                await groups.put(_begun(service, by, group))
+                group = _Group([])
     except ClientDisconnect:
         log.info("the sender of batch %s went away; what was begun is done", by.request_id)
-    if group:
-        await groups.put(group)
+    if group.lines:
+        await groups.put(_begun(service, by, group))
     await groups.put(None)
+
+
+def _begun(service: Service, by: Author, group: _Group) -> _Group:
+    """Let the commands of a group wait for their turn."""
+    asked = [each for _, each in group.lines if not isinstance(each, LedgerError)]
+    if asked:
+        try:
+            group.waiting = begin(service, asked, by)
+        except LedgerError as error:
+            group.lines = [
+                (number, each if isinstance(each, LedgerError) else error)
+                for number, each in group.lines
+            ]
+    return group
 
 
 async def _lines(request: Request) -> AsyncIterator[tuple[int, bytes | LedgerError | None]]:
@@ -266,12 +297,20 @@ def _within_limits(number: int, text: bytes) -> bytes | LedgerError:
     return text.strip()
 
 
-def _begin(request: Request, by: Author, key: bytes, number: int, text: bytes) -> _Line:
-    """Let a line's command wait for its turn, unless it is refused before."""
+def _caller_of(service: Service, key: bytes) -> Caller | LedgerError:
     try:
-        # Again for each line: the key may have been revoked since the batch began.
-        service = service_of(request)
-        caller = caller_of(service, key)
+        return caller_of(service, key)
+    except LedgerError as error:
+        return error
+
+
+def _asked(
+    request: Request, caller: Caller | LedgerError, text: bytes
+) -> LedgerError | tuple[Command, Once | None]:
+    """Return what a line asks for, or why it is refused before its turn."""
+    try:
+        if isinstance(caller, LedgerError):
+            return caller
         asked = _understood(strict_json(text))
         path = _path_of(asked)
         route, parameters = request.app.state.commands.find(asked.method, path)
@@ -280,10 +319,9 @@ def _begin(request: Request, by: Author, key: bytes, number: int, text: bytes) -
         once = None
         if asked.idempotency_key is not None:
             once = Once(asked.idempotency_key, fingerprint(asked.method, path, asked.body))
-        waiting = begin(service, command, by, once)
     except LedgerError as error:
-        return _Line(number, error)
-    return _Line(number, (command, waiting))
+        return error
+    return command, once
 
 
 def _understood(value: object) -> BatchLine:
@@ -309,16 +347,8 @@ def _path_of(asked: BatchLine) -> str:
         raise MalformedRequest("the path is not valid UTF-8 once decoded", field="/path") from None
 
 
-async def _answer(request: Request, line: _Line, *, minimal: bool) -> bytes:
-    """Return the answer of a line, once what it recorded is committed."""
-    try:
-        answer = await _done(request, line, minimal=minimal)
-    except LedgerError as error:
-        answer = _refusal(error)
-    except Exception:
-        log.exception("line %d of batch %s failed", line.number, request.state.request_id)
-        answer = _refusal(internal_error())
-    return orjson.dumps({"line": line.number, **answer}, option=orjson.OPT_APPEND_NEWLINE)
+def _written(number: int, told: Mapping[str, object]) -> bytes:
+    return orjson.dumps({"line": number, **told}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _refusal(error: LedgerError) -> dict[str, object]:
@@ -326,16 +356,28 @@ def _refusal(error: LedgerError) -> dict[str, object]:
     return {"status": document["status"], "problem": document}
 
 
-async def _done(request: Request, line: _Line, *, minimal: bool) -> dict[str, object]:
-    """Return what a line led to, once that binds here; raise why it was refused."""
-    if isinstance(line.outcome, LedgerError):
-        return _refusal(line.outcome)
-    command, waiting = line.outcome
-    done, leaf_hash = await waiting
-    if command.afterwards is not None:
-        await run_in_threadpool(command.afterwards)
-    if done.outcome != "recorded":
-        # Another process may have recorded it: it binds here, too, before it is answered here.
-        await service_of(request).feed.wait_for(done.recorded.position)
+async def _told(
+    request: Request,
+    number: int,
+    command: Command,
+    outcome: tuple[Done, bytes] | Exception,
+    *,
+    minimal: bool,
+) -> dict[str, object]:
+    """Return the answer of a line, once what it led to binds here."""
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome  # noqa: TRY301 - as what is raised below
+        done, leaf_hash = outcome
+        if command.afterwards is not None:
+            await run_in_threadpool(command.afterwards)
+        if done.outcome != "recorded":
+            # Another process may have recorded it: it binds here, too, before it is answered here.
+            await service_of(request).feed.wait_for(done.recorded.position)
+    except LedgerError as error:
+        return _refusal(error)
+    except Exception:
+        log.exception("line %d of batch %s failed", number, request.state.request_id)
+        return _refusal(internal_error())
     told = receipt_of(done) if minimal else answer_of(done, leaf_hash)
     return {"status": status_of_done(done), **told}

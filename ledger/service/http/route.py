@@ -57,6 +57,7 @@ KEY_BYTES_MAX: Final = 200  # our keys have 47; hashing more is work for nothing
 HEADER_TEXT_MAX: Final = 256  # of X-Request-ID and Idempotency-Key: an id, not a message
 
 _ID_HEADER = re.compile(r"[\x20-\x7e]{1,256}\Z")
+_FRACTION = re.compile(rb"[\[:,]-?[0-9]+[.e]")
 POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 
 
@@ -271,7 +272,21 @@ def is_header_id(text: str) -> bool:
 
 def fingerprint(method: str, path: str, body: object) -> str:
     """Return the SHA-256 of a request: its method, its path and the members of its body."""
-    return hashlib.sha256(f"{method} {path}\n{_ENCODER.encode(body)}".encode()).hexdigest()
+    return hashlib.sha256(f"{method} {path}\n".encode() + _canonical(body)).hexdigest()
+
+
+def _canonical(body: object) -> bytes:
+    """Return a body as it is fingerprinted, for ever: as the standard library writes it in ASCII.
+
+    ``orjson`` writes the same, four times as fast, where there is only ASCII and no fraction.
+    """
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # a lone surrogate, say
+        return _ENCODER.encode(body).encode()
+    if text.isascii() and b"\x7f" not in text and not _FRACTION.search(text):
+        return text
+    return _ENCODER.encode(body).encode()
 
 
 # --- can it be read -------------------------------------------------------------------------------
@@ -495,11 +510,14 @@ async def carry_out(
     counted: Counter = request.app.state.monitor.metrics.commands
     route = f"{request.method} {request.scope['route'].path}"
     try:
-        done, leaf_hash = await begin(service, command, by, once)
+        (outcome,) = await begin(service, [(command, once)], by)
+        if isinstance(outcome, Exception):
+            raise outcome  # noqa: TRY301 - it is counted like what is refused before its turn
     except Exception as error:
         refused = isinstance(error, Refused | NotFound | Conflict | RequestRefused)
         counted.labels(route, "refused" if refused else "failed").inc()
         raise
+    done, leaf_hash = outcome
     counted.labels(route, done.outcome).inc()
     if command.afterwards is not None:
         await run_in_threadpool(command.afterwards)
@@ -510,16 +528,24 @@ async def carry_out(
 
 
 def begin(
-    service: Service, command: Command, by: Author, once: Once | None
-) -> asyncio.Future[tuple[Done, bytes]]:
-    """Let a command wait for its turn; it leads to what it did, and the leaf of that."""
+    service: Service, asked: Sequence[tuple[Command, Once | None]], by: Author
+) -> asyncio.Future[list[tuple[Done, bytes] | Exception]]:
+    """Let commands wait for their turn; each leads to what it did and the leaf, or is refused."""
 
-    def run() -> tuple[Done, bytes]:
-        done = command.run(by, once)
-        return done, service.recorder.leaf_hash(done.recorded.position)
+    def running(command: Command, once: Once | None) -> Callable[[], tuple[Done, bytes]]:
+        def run() -> tuple[Done, bytes]:
+            done = command.run(by, once)
+            return done, service.recorder.leaf_hash(done.recorded.position)
 
-    key = (by.operator, once.key) if once else None
-    return service.writer.begin(run, Foreseen(key, command.subjects))
+        return run
+
+    return service.writer.begin(
+        [running(command, once) for command, once in asked],
+        [
+            Foreseen((by.operator, once.key) if once else None, command.subjects)
+            for command, once in asked
+        ],
+    )
 
 
 def status_of_done(done: Done) -> int:
