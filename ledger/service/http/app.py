@@ -49,7 +49,7 @@ from ledger.service.http import (
 from ledger.service.http import (
     status as status_routes,
 )
-from ledger.service.http.authzen import EVALUATION_PATHS, REQUEST_ID, AccessApp, DecisionPoint
+from ledger.service.http.authzen import REQUEST_ID, AccessApp, DecisionPoint
 from ledger.service.http.drain import Drain
 from ledger.service.http.live import Live
 from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
@@ -157,39 +157,27 @@ def create_app(service: Service) -> Front:
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(Envelope, requests=metrics.requests)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    return Front(
-        app, AccessApp(point, service.feed), MetricsApp(monitor), service.settings.metrics_port
-    )
+    return Front(app, point, service, MetricsApp(monitor))
 
 
-class Front:
-    """Sends checks straight to their application, and everything else to FastAPI.
+class Front(AccessApp):
+    """Answers checks itself, and sends everything else to FastAPI.
 
     What comes in at the port of the metrics goes to the metrics.
     """
 
     def __init__(
-        self,
-        api: FastAPI,
-        access_app: AccessApp,
-        metrics_app: MetricsApp,
-        metrics_port: int | None,
+        self, api: FastAPI, point: DecisionPoint, service: Service, metrics_app: MetricsApp
     ) -> None:
+        super().__init__(point, service.feed, closed_port=service.settings.metrics_port)
         self.api = api
-        self._access = access_app
         self._metrics = metrics_app
-        self._metrics_port = metrics_port
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or the lifespan."""
-        if (
-            self._metrics_port is not None
-            and scope["type"] == "http"
-            and scope["server"][1] == self._metrics_port
-        ):
+    async def elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle what is no check: another request, or the lifespan."""
+        port = self.closed_port
+        if port is not None and scope["type"] == "http" and scope["server"][1] == port:
             await self._metrics(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] in EVALUATION_PATHS:
-            await self._access(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 

@@ -98,15 +98,12 @@ _LOG_DOUBTED: Final = b',"log":"not_verified"'
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
+_NO_HEAD: Final = (None, "", None)
 _LIMITS: Final = (EVALUATION_BYTES_MAX, BATCH_BYTES_MAX)  # of a body: of one, and of a batch
 
 
 Entity = tuple[str, Mapping[str, object]]
 """The key of a subject or resource, or the name of an action, and its properties."""
-
-
-Head = bytes | tuple[Any, ...]
-"""The head of a request: as it arrived, or its method, its path and its headers, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +157,10 @@ class DecisionPoint:
         self.position = 0
         self._permit_position = -1
         self._permit = b""
-        self._explained: dict[tuple[object, ...], bytes] = {}
+        self._explained: dict[tuple[str, str], tuple[Answer, bytes]] = {}
         self._log_mark = b""
         self._callers: dict[bytes, tuple[int, Caller]] = {}
-        self.known_heads: dict[Head, KnownHead] = {}
+        self.known_heads: dict[bytes, KnownHead] = {}
 
     def caller(self, authorization: bytes) -> Caller | None:
         """Return whom the value of an Authorization header belongs to; ``None``: nobody usable.
@@ -199,12 +196,11 @@ class DecisionPoint:
             and (expires is None or self._now() < expires)
         )
 
-    def remember(self, head: Head, known: KnownHead) -> None:
-        """Keep a head that is in order; when too many are kept, begin anew."""
-        size = len(head) if isinstance(head, bytes) else sum(len(n) + len(v) for n, v in head[2:])
+    def remember(self, head: bytes, known: KnownHead) -> None:
+        """Keep a head that the parser accepted; when too many are kept, begin anew."""
         if len(self.known_heads) >= HEADS_KEPT_MAX:
             self.known_heads.clear()
-        if size <= HEAD_BYTES_MAX:
+        if len(head) <= HEAD_BYTES_MAX:
             self.known_heads[head] = known
 
     @property
@@ -348,16 +344,13 @@ class DecisionPoint:
 
     def _refusal(self, found: Answer, subject: str, resource: str, at: int) -> bytes:
         """Answer a denial; what does not change from one to the next is made once."""
-        # Of a restriction all but its end stays as it is.
-        restrictions = [(r.id, r.ends) for r in found.restrictions]
-        key = (subject, resource, found.until, *restrictions)
-        explained = self._explained.get(key)
-        if explained is None:
+        answered, explained = self._explained.get((subject, resource), (None, b""))
+        if answered is not found and answered != found:
             if len(self._explained) >= EXPLAINED_KEPT_MAX:
                 self._explained.clear()
             reasons = orjson.dumps(explain(found, subject, resource))
             explained = b'{"decision":false,"context":%b%b' % (reasons[:-1], self._log_mark)
-            self._explained[key] = explained
+            self._explained[subject, resource] = (found, explained)
         # As the index takes it, if the clock went back.
         as_of = self._instant(max(at, self._index.recorded_at))
         return b'%b,"position":%d,"as_of":"%b"}}' % (explained, self.position, as_of)
@@ -623,26 +616,50 @@ def _instant_or_none(number: int | None) -> str | None:
 class AccessApp:
     """Answers the evaluation paths as a plain ASGI application, every error included.
 
-    A client sends the same headers again and again. Those of an ordinary request that were found in
-    order are remembered, and not looked at again as long as no key or role has changed since.
+    A client sends the same headers again and again on a connection. Those of its last ordinary
+    request are not looked at again as long as no key or role has changed since.
     """
 
-    def __init__(self, point: DecisionPoint, feed: Feed) -> None:
+    def __init__(self, point: DecisionPoint, feed: Feed, *, closed_port: int | None) -> None:
         self._point = point
         self._feed = feed
+        self.closed_port = closed_port  # no checks are answered there
+        self._heads: dict[tuple[Any, ...], tuple[Any, str, KnownHead]] = {}
+        self._told: tuple[int, int] = (0, -1)
+        self._headers: Sequence[tuple[bytes, bytes]] = ()
+
+    async def elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle what is no check."""
+        raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request in the order of every other route: who, may, form, answer."""
+        if (
+            scope["type"] != "http"
+            or scope["path"] not in EVALUATION_PATHS
+            or (self.closed_port is not None and scope["server"][1] == self.closed_port)
+        ):
+            await self.elsewhere(scope, receive, send)
+            return
         point = self._point
-        told = (scope["method"], scope["path"], *scope["headers"])
-        head = point.known_heads.get(told)
+        headers, path, head = self._heads.get(scope["client"] or (), _NO_HEAD)
         try:
-            if head is not None and point.still_admits(head):
+            if (
+                head is not None
+                and headers == scope["headers"]
+                and path == scope["path"]
+                and scope["method"] == "POST"
+                and point.still_admits(head)
+            ):
                 if point.counts:
                     self._count(scope, head.caller)
-                raw = await _body(scope, receive, head)
+                message = await receive()
+                if message["type"] == "http.request" and not message.get("more_body"):
+                    raw: bytes = message["body"]
+                else:
+                    raw = await _body(scope, _again(message, receive), head)
             else:
-                head = self._admit(scope, told)
+                head = self._admit(scope)
                 raw = await _body(scope, receive, head)
                 position = _header(scope, b"ledger-min-position")
                 if position is not None:
@@ -655,14 +672,18 @@ class AccessApp:
             log.exception("a check failed")
             await self._refuse(problem_of(internal_error()), scope, receive, send)
             return
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"ledger-position", b"%d" % point.position),
-        ]
+        told = (len(body), point.position)
+        if self._told != told:  # most answers are those of the request before
+            self._told = told
+            self._headers = (
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % told[0]),
+                (b"ledger-position", b"%d" % told[1]),
+            )
+        answered = self._headers
         if head.request_id is not None:
-            headers.append((b"x-request-id", head.request_id))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+            answered = (*answered, (b"x-request-id", head.request_id))
+        await send({"type": "http.response.start", "status": 200, "headers": answered})
         await send({"type": "http.response.body", "body": body})
 
     async def _refuse(self, refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -672,7 +693,7 @@ class AccessApp:
         refusal.raw_headers.append((b"x-request-id", echoed))
         await refusal(scope, receive, send)
 
-    def _admit(self, scope: Scope, told: tuple[Any, ...]) -> KnownHead:
+    def _admit(self, scope: Scope) -> KnownHead:
         """Refuse whom the request must not be answered, before anything of its body is read."""
         if scope["method"] != "POST":
             raise MethodNotAllowed("an evaluation is a POST")
@@ -700,8 +721,11 @@ class AccessApp:
         head = KnownHead(
             int(length) if is_ordinary else 0, is_batch, caller, generation, request_id
         )
-        if is_ordinary and b"ledger-min-position" not in headers:
-            self._point.remember(told, head)
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if is_ordinary and b"ledger-min-position" not in headers and size <= HEAD_BYTES_MAX:
+            if len(self._heads) >= HEADS_KEPT_MAX:
+                self._heads.clear()
+            self._heads[scope["client"] or ()] = (scope["headers"], scope["path"], head)
         return head
 
     def _count(self, scope: Scope, caller: Caller) -> None:
