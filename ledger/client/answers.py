@@ -482,4 +482,5 @@ class Ready(Answer):
     log: str
     checkpoint: int
     decisions_dropped: int
+    vault_keys_lost: int
     witnesses: list[Witness]

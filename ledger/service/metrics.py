@@ -95,7 +95,7 @@ class Metrics:
             registry=registry,
         )
         self.streams_open = Gauge(
-            "ledger_streams_open",
+            "ledger_open_streams",
             "Streams of the trail that are open.",
             registry=registry,
             multiprocess_mode="livesum",

@@ -260,13 +260,13 @@ def test_no_more_streams_are_open_than_may_be(
             answer = founded("GET", ENDLESS, role="auditor")
             assert (503, "too_many_streams") == (answer.status_code, answer.json()["code"])
             assert "5" == answer.headers["retry-after"]
-            assert "ledger_streams_open 2.0" in founded("GET", "/metrics", role="auditor").text
-        until(lambda: "ledger_streams_open 1.0" in founded("GET", "/metrics", role="auditor").text)
+            assert "ledger_open_streams 2.0" in founded("GET", "/metrics", role="auditor").text
+        until(lambda: "ledger_open_streams 1.0" in founded("GET", "/metrics", role="auditor").text)
         with reading(founded) as second:
             violation_of(founded, "user:alice")
             for one in (first, second):
                 assert one.up_to(founded.service.recorder.position)
-    until(lambda: "ledger_streams_open 0.0" in founded("GET", "/metrics", role="auditor").text)
+    until(lambda: "ledger_open_streams 0.0" in founded("GET", "/metrics", role="auditor").text)
 
 
 def test_a_reader_that_does_not_read_is_cut_off_and_can_come_back(

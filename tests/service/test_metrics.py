@@ -31,7 +31,17 @@ from tests.service.conftest import opened as opened_here
 from tests.serving import Process, asked, opened, started
 
 Values = Mapping[str, float]
-UNITS = ("seconds", "bytes", "positions", "subjects", "processes", "behind", "lost", "size")
+UNITS = (
+    "seconds",
+    "bytes",
+    "positions",
+    "subjects",
+    "processes",
+    "streams",
+    "behind",
+    "lost",
+    "size",
+)
 STATES = ("position", "stopped", "detected", "info")
 LABELS = {
     "result": {"allowed", "denied", "refused"},

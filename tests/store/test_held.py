@@ -112,15 +112,15 @@ def test_a_schema_before_the_name_is_the_same_table(sent: Sent) -> None:
 
 def test_a_table_that_holds_much_is_sent_at_once(sent: Sent) -> None:
     """No more rows than that are kept in memory."""
-    for number in range(ROWS_TOGETHER - 1):
+    for number in range(ROWS_TOGETHER):
         sent.held.takes(ONE, (number, "x"))
     assert [] == sent.ran()
-    sent.held.takes(ONE, (ROWS_TOGETHER - 1, "x"))
+    sent.held.takes(ONE, (ROWS_TOGETHER, "x"))
 
     ((statement, rows),) = sent.ran()
     assert (ONE, ROWS_TOGETHER) == (statement, len(rows))
     sent.held.send()
-    assert [] == sent.ran()
+    assert [(ONE, [(ROWS_TOGETHER, "x")])] == sent.ran()
 
 
 def test_nothing_is_sent_of_what_is_forgotten(sent: Sent) -> None:
