@@ -11,6 +11,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 T ?=
 
+# Where compiled modules are not kept, each server that a test starts would compile the program anew,
+# which takes half of its start.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard ledger projections tests benchmarks docs/examples)
