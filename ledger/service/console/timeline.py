@@ -99,8 +99,8 @@ def ticks_of(axis: Axis) -> list[Tick]:
     for days in (1, 2, 7, 14):
         if span <= TICKS_MAX * days * _DAY:
             return _even(axis, days * _DAY, "%Y-%m-%d", phase=4 * _DAY if days >= 7 else 0)  # noqa: PLR2004 - a week, and 1970-01-05 was a Monday
-    for months in (1, 2, 3, 6, 12, 24, 60, 120, 240, 600, 1_200, 6_000, 12_000):
-        if span <= TICKS_MAX * months * 30 * _DAY or months == 12_000:  # noqa: PLR2004 - the last
+    for months in (1, 2, 3, 6, 12, 24, 60, 120, 240, 600, 1_200, 6_000, 24_000):
+        if span <= TICKS_MAX * months * 30 * _DAY or months == 24_000:  # noqa: PLR2004 - the last
             return _by_calendar(axis, months)
     raise AssertionError("the last step is taken for any span")
 
@@ -490,8 +490,12 @@ def _entries(
         )
         for each in moved[id_]:
             assert isinstance(each.event, SuspensionRevised)
-            end = day_of(each.event.ends_at) if each.event.ends_at else "no end"
-            found.append(Entry(each.recorded_at, "suspension", id_, f"end moved to {end}"))
+            before, after = (
+                day_of(end) if end else "no end"
+                for end in (each.event.previous_ends_at, each.event.ends_at)
+            )
+            words = f"end moved from {before} to {after}"
+            found.append(Entry(each.recorded_at, "suspension", id_, words))
         if suspension.ended is not None:
             cause = suspension.ended.cause.replace("_", " ")
             words = "cancelled" if cause == "cancelled" else f"reinstated: {cause}"

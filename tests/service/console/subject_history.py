@@ -8,7 +8,7 @@ from tests.service.conftest import Running, suspension_of, violation_of
 
 SUBJECT: Final = "user:alice"
 PARENT: Final = "organization:northwind"
-HOSTILE: Final = "user:a/b?c&d=e#f \"'<script>alert(1)</script>é漢字\u202e‏%00{{7*7}}"
+HOSTILE: Final = "user:a/b?c&d=e#f \"'<script>alert(1)</script>é漢字\u202e\u200f%00{{7*7}}"
 HOSTILE_WORDS: Final = (
     "</title></svg></pre><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 )

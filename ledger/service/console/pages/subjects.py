@@ -145,10 +145,11 @@ def subject_record(request: Request, subject: SubjectKey, travel: Travel) -> Res
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """From where in time a page looks; ``elsewhere`` are the links to other views of the same.
+    """From where in time a page looks: whether it is not now, and at which instants.
 
-    What it says and draws must not depend on the clock once both times are given, because a link
-    shows the same next year. So now is a line only while newer facts would be shown, too.
+    ``known_at`` is ``None`` when what is known is what is known now. What a page says and draws
+    must not depend on the clock once both times are given, because its link shows the same next
+    year. So now is a line only while newer facts would be shown, too.
     """
 
     travels: bool
@@ -158,14 +159,17 @@ class Looking:
 
 def _looking(service: Service, times: Times, travel: TimeTravel) -> Looking:
     pinned = travel.known_at is not None or travel.known_position is not None
-    newest = service.recorder.event(times.position) if times.position else None
-    known_at = travel.known_at or (newest.recorded_at if newest else None)
-    lines = [
-        Line("as_of", "as of", times.at) if travel.at is not None else Line("now", "now", times.at)
-    ]
-    if travel.at is not None and not pinned:
-        lines.append(Line("now", "now", service.now()))
-    if pinned and known_at is not None:
+    known_at = travel.known_at
+    if pinned and known_at is None and times.position:
+        (newest,) = service.recorder.at_positions([times.position])
+        known_at = newest.recorded_at
+    if travel.at is None:
+        lines = [Line("now", "now", times.at)]
+    else:
+        lines = [Line("as_of", "as of", times.at)]
+        if not pinned:
+            lines.append(Line("now", "now", service.now()))
+    if known_at is not None:
         lines.append(Line("known", "as known on", known_at))
     return Looking(pinned or travel.at is not None, known_at, tuple(lines))
 
@@ -234,13 +238,13 @@ def _standing(
     of = f"{len(refused)} of {counted(len(answers), 'catalogued resource')}"
     if not suspensions:
         if refused:
-            return f"No suspension is in force, but {of} may not be used without restriction."
+            return f"No suspension is in force, but {of} are refused, because it is unknown."
         return "No suspension is in force; nothing in the catalogue is refused."
     above = any(each["subject"] != subject.model_dump() for each in suspensions)
     more = " on it or on subjects above it" if above else ""
     return (
         f"{counted(len(suspensions), 'suspension')} in force{more}; "
-        f"{of} may not be used without restriction."
+        f"{of} {'is' if len(refused) == 1 else 'are'} refused, wholly or in part."
     )
 
 
