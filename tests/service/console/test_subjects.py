@@ -132,6 +132,20 @@ def test_known_at_is_the_position_of_its_instant(told: tuple[Running, dict[str, 
     assert 'value="2027-01-10T00:00:00"' in page.text
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("known", ["0", "60", str(2**53)])
+def test_the_ends_of_time_can_be_asked(
+    told: tuple[Running, dict[str, str]], at: str, known: str
+) -> None:
+    """The picture has room for any instant that the API takes."""
+    run, _ = told
+    with signed_in(run, "auditor") as http:
+        answer = http.get(RECORD, params={"subject": SUBJECT, "at": at, "known_position": known})
+    assert 200 == answer.status_code
+    assert (known == "0") == ("before anything was recorded" in answer.text)
+    assert (known != "0") == ('<svg class="timeline"' in answer.text)
+
+
 def test_both_kinds_of_known_at_once_are_refused(told: tuple[Running, dict[str, str]]) -> None:
     run, _ = told
     asked = {"subject": SUBJECT, "known_at": "2027-01-10T00:00:00Z", "known_position": "4"}
@@ -369,8 +383,8 @@ def test_nothing_else_is_shown_and_then_nothing_is_recorded(
         for subject, position in ((PARENT, 26), (SUBJECT, 1), (SUBJECT, 10**9)):
             assert 404 == reveal(http, subject, position).status_code
         token = csrf_in(http.get("/console").text)
-        for position in ("", "x", "-1", "9" * 40):
-            form = {"subject": SUBJECT, "position": position, "csrf": token}
+        for wrong in ("", "x", "-1", "9" * 40):
+            form = {"subject": SUBJECT, "position": wrong, "csrf": token}
             assert 422 == http.post("/console/subjects/reveal", data=form).status_code
         (warned,) = run("GET", f"/v1/warnings?subject={SUBJECT}", role="auditor").json()["items"]
         assert "Nothing is left to show" in reveal(http, SUBJECT, warned["position"]).text

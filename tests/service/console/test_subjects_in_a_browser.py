@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 from tests.service.conftest import Running, founded_on
 from tests.service.console.conftest import PHONE, opened_page, overflow_of, violations_in
@@ -101,7 +101,12 @@ def test_hostile_ids_and_words_do_nothing(told: Running, browser: Browser) -> No
     """No dialog opens, the browser complains about nothing, and what was sealed is only text."""
     with opened_page(browser, told, "auditor") as page:
         opened, said = list[str](), list[str]()
-        page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
+
+        def dismiss(dialog: Dialog) -> None:
+            opened.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto("/console/subjects")
