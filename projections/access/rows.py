@@ -5,7 +5,8 @@ They are written in the append transaction, so they are always those of the newe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
@@ -397,6 +398,65 @@ class AccessRows:
         cursor.execute("SELECT 1 FROM access_subjects WHERE subject = ?", (subject,))
         return cursor.fetchone() is not None
 
+    def types_of_subjects(self, cursor: Cursor, limit: int) -> list[str]:
+        """Return the types of known subjects, in order: one look into the index for each."""
+        found: list[str] = []
+        after = ""
+        while len(found) < limit:
+            cursor.execute("SELECT min(subject) FROM access_subjects WHERE subject > ?", (after,))
+            (key,) = cursor.fetchone()
+            if key is None:
+                break
+            found.append(key.partition(":")[0])
+            after = f"{found[-1]};"  # beyond every key of the type, as in _keys_of_type
+        return found
+
+    def subjects_beginning(
+        self, cursor: Cursor, begins: Iterable[str], *, position: int, limit: int, after: str = ""
+    ) -> list[tuple[str, int]]:
+        """Return known subjects whose key begins with one of these texts, by key.
+
+        With each comes the position of the first fact about it; those known later than ``position``
+        are passed over, and so are those up to the key ``after``.
+        """
+        found: list[tuple[str, int]] = []
+        for begin in _none_within_another(begins):
+            if len(found) == limit:
+                break
+            beyond = _beyond(begin)
+            cursor.execute(
+                "SELECT subject, position FROM access_subjects WHERE subject >= ? AND subject > ? "
+                f"AND position <= ?{'' if beyond is None else ' AND subject < ?'} "
+                "ORDER BY subject LIMIT ?",
+                (
+                    begin,
+                    after,
+                    position,
+                    *(() if beyond is None else (beyond,)),
+                    limit - len(found),
+                ),
+            )
+            found += [(row[0], row[1]) for row in cursor.fetchall()]
+        return found
+
+    def in_force_by_subject(
+        self, cursor: Cursor, subjects: Sequence[str], *, at: datetime, position: int
+    ) -> dict[str, int]:
+        """Count the suspensions of each of these subjects that were in force, as known then.
+
+        Those of subjects above are not counted.
+        """
+        if not subjects:
+            return {}
+        now = format_instant(at)
+        cursor.execute(
+            f"SELECT s.subject, count(*) FROM {_KNOWN_TERMS} AND s.effective_at <= ? "
+            "AND (t.closes_at IS NULL OR t.closes_at > ?) "
+            f"AND s.subject IN ({', '.join('?' * len(subjects))}) GROUP BY s.subject",
+            (position, position, position, now, now, *subjects),
+        )
+        return {row[0]: int(row[1]) for row in cursor.fetchall()}
+
     def subjects_of_type(self, cursor: Cursor, kind: str, after: str) -> Iterator[str]:
         """Yield the keys of known subjects of a type that sort after ``after``."""
         return _keys_of_type(cursor, "subject", "access_subjects", kind, after)
@@ -599,6 +659,29 @@ _KNOWN_TERMS: Final = (
 """Every suspension as known at a position, which is bound three times."""
 
 KEYS_TOGETHER: Final = 500  # read at a time, so that a page needs no more than it shows
+
+
+def _none_within_another(begins: Iterable[str]) -> list[str]:
+    """Return beginnings of keys in order, without those that others cover, so none counts twice."""
+    kept: list[str] = []
+    for begin in sorted(set(begins)):
+        if not kept or not begin.startswith(kept[-1]):
+            kept.append(begin)
+    return kept
+
+
+_SURROGATES: Final = (0xD800, 0xE000)
+
+
+def _beyond(begin: str) -> str | None:
+    """Return the first text after all that begin so, by code points as both stores sort."""
+    stem = begin.rstrip(chr(sys.maxunicode))
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    if _SURROGATES[0] <= following < _SURROGATES[1]:
+        following = _SURROGATES[1]
+    return stem[:-1] + chr(following)
 
 
 def _keys_of_type(cursor: Cursor, column: str, table: str, kind: str, after: str) -> Iterator[str]:

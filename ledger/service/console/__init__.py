@@ -45,8 +45,8 @@ A form that changes something is a ``POST`` with ``{{ parts.csrf(csrf) }}`` in i
 checked the token, and ``form_of(request)`` has the fields. ``record(request, command, once=…)``
 runs a ``Command`` as the API does. What is refused is shown as a page: just raise.
 
-A subject's page is ``/console/subjects/one?subject=user:alice``, because ids may hold a slash; an
-event's is ``/console/events/41``, a suspension's ``/console/suspensions/sus_…``, a violation's
+A subject's page is ``/console/subjects/record?subject=user:alice``, because ids may hold a slash;
+an event's is ``/console/events/41``, a suspension's ``/console/suspensions/sus_…``, a violation's
 ``/console/violations/vio_…``.
 
 ``tests/service/console/test_warnings.py`` asks the page with ``signed_in(run, "auditor")``, a

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from ledger.application import Known
 from ledger.domain.access import Request as AccessRequest
 from ledger.domain.access import UnknownSubjects, decide, in_force_on
 from ledger.domain.catalogue import Catalogue
@@ -68,24 +70,33 @@ def access(request: Request, subject: SubjectKey, travel: Travel) -> Response:
         "at": format_instant(times.at),
         "known_position": times.position,
         "position": head,
+        **access_of(known, asked, times, service.settings.unknown_subject),
+    }
+    return answer(body, position=head)
+
+
+def access_of(
+    known: Known, subject: Subject, times: Times, unknown: UnknownSubjects
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the suspensions in force on a subject, and what each catalogued resource answers."""
+    return {
         "suspensions": [
             suspension.as_json(times.at)
-            for suspension in in_force_on(known.records, asked, times.at)
+            for suspension in in_force_on(known.records, subject, times.at)
         ],
         "resources": [
             _resource_access(
                 known.records,
                 known.catalogue,
-                asked,
+                subject,
                 entry.resource,
                 entry.actions,
                 times,
-                service.settings.unknown_subject,
+                unknown,
             )
             for entry in known.catalogue.listed_at(times.at)
         ],
     }
-    return answer(body, position=head)
 
 
 def _resource_access(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from eventsourcing.persistence import Cursor
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from ledger.application import Known
 from ledger.domain.access import in_force_on
 from ledger.domain.errors import (
     AlreadyLinked,
@@ -23,6 +25,7 @@ from ledger.service.http.sealed import show_erased
 from ledger.service.http.shapes import (
     PAGE_MAX,
     SubjectKey,
+    Times,
     Travel,
     command_responses,
     example,
@@ -30,6 +33,7 @@ from ledger.service.http.shapes import (
     subject_of,
 )
 from ledger.service.http.suspensions import ListedSuspension, ReinstatementView
+from ledger.service.wiring import Service
 
 routes = router("subjects")
 
@@ -159,25 +163,32 @@ def record(request: Request, subject: SubjectKey, travel: Travel) -> Response:
     with service.reading() as (c, head):
         times = travel.resolve(service, head)
         known = service.ledger.known([asked], position=times.position)
-        mine = known.records.get(asked)
-        about: dict[str, Any] = {
-            "subject": asked.key,
-            "position": times.position,
-            "limit": PAGE_MAX,
-        }
         body = {
             "subject": asked.model_dump(),
             "at": format_instant(times.at),
             "known_position": times.position,
             "position": head,
-            "standing": "suspended" if in_force_on(known.records, asked, times.at) else "good",
-            "properties": (mine.properties.at(times.at) if mine else None) or {},
-            "links": service.access.links_of(c, asked, position=times.position, at=times.at),
-            "violations": show_erased(
-                service, c, service.conduct.violations(c, at=times.at, **about)
-            ),
-            "warnings": service.conduct.warnings(c, **about),
-            "suspensions": service.access.suspensions(c, at=times.at, **about),
-            "reinstatements": service.access.reinstatements(c, **about),
+            **record_of(service, c, known, asked, times),
         }
     return answer(body, position=head)
+
+
+def record_of(
+    service: Service, c: Cursor, known: Known, subject: Subject, times: Times
+) -> dict[str, Any]:
+    """Return what the record of a subject says, as it stood and as it was known."""
+    mine = known.records.get(subject)
+    about: dict[str, Any] = {
+        "subject": subject.key,
+        "position": times.position,
+        "limit": PAGE_MAX,
+    }
+    return {
+        "standing": "suspended" if in_force_on(known.records, subject, times.at) else "good",
+        "properties": (mine.properties.at(times.at) if mine else None) or {},
+        "links": service.access.links_of(c, subject, position=times.position, at=times.at),
+        "violations": show_erased(service, c, service.conduct.violations(c, at=times.at, **about)),
+        "warnings": service.conduct.warnings(c, **about),
+        "suspensions": service.access.suspensions(c, at=times.at, **about),
+        "reinstatements": service.access.reinstatements(c, **about),
+    }
