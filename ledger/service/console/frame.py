@@ -45,6 +45,7 @@ NAVIGATION: Final = (
     ("/console/policies", "Policies"),
     ("/console/models", "Models and groups"),
     ("/console/report", "Report"),
+    ("/console/record", "Record and decide"),
     ("/console/operators", "Operators and keys"),
 )
 """In the order shown; only what exists and what the caller's role may open."""
@@ -164,6 +165,18 @@ def navigation_of(request: Request) -> list[tuple[str, str, bool]]:
         for address, label in NAVIGATION
         if caller.role in roles_of.get(address, ())
     ]
+
+
+def may_open(request: Request, path: str) -> bool:
+    """Tell whether the console has a page at a path, and the caller's role may open it."""
+    caller = getattr(request.state, "caller", None)
+    return caller is not None and any(
+        route.roles is not None
+        and caller.role in route.roles
+        and "GET" in route.methods
+        and route.path_regex.match(path) is not None
+        for route in request.app.state.console_routes
+    )
 
 
 def query_of(request: Request) -> dict[str, str | list[str]]:
