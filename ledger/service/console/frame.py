@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -208,7 +209,8 @@ def render(
     """Return a page. ``times`` are those that it shows, for the link to exactly this view.
 
     Every template has ``request_path`` as ``address``, the parameters as ``query``, the ``caller``
-    (``None`` when nobody is signed in), the token of forms as ``csrf``, and ``permalink``.
+    (``None`` when nobody is signed in), the token of forms as ``csrf``, ``permalink``, and
+    ``may_open``, which tells whether the caller may open a page.
     """
     session = getattr(request.state, "session", None)
     query = Query(query_of(request))
@@ -229,6 +231,7 @@ def render(
         navigation=navigation_of(request),
         permalink=permalink,
         times=times,
+        may_open=partial(may_open, request),
         **context,
     )
     position = {"Ledger-Position": str(times.position)} if times is not None else {}

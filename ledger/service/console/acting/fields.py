@@ -108,6 +108,10 @@ def scope(values: Values) -> dict[str, object]:
     resources: list[dict[str, Any]] = [{"group": group} for group in values["groups"]]
     resources += [{"type": kind} for kind in values["types"]]
     resources += resources_of(values)
+    if not resources:
+        raise InvalidValue(
+            "tick a group, a kind or a model, or write a resource", field="/scope/resources"
+        )
     return {
         "resources": resources,
         **present(

@@ -238,7 +238,7 @@ def _below(service: Service, subject: Subject) -> list[str]:
     shown = ", ".join(below[:SUBJECTS_SHOWN_MAX])
     more = len(below) - SUBJECTS_SHOWN_MAX
     return [
-        f"It binds all below {subject.key}, too: {shown}"
+        f"So it is for all below {subject.key}: {shown}"
         + (f", and {more} more." if more > 0 else ".")
     ]
 

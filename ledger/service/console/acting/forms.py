@@ -68,7 +68,7 @@ class Desk:
                 position=self.position,
                 limit=GROUNDS_MAX - len(found),
                 subject=each.key,
-                state="standing",
+                state="stands",
             )
             if len(found) >= GROUNDS_MAX:
                 break
@@ -89,6 +89,16 @@ class Shown:
     facts: Sequence[tuple[str, str]] = ()
     options: Mapping[str, Options] = field(default_factory=dict)
     filled: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request of the API that a form amounts to."""
+
+    method: str
+    path: str
+    parameters: Mapping[str, str]
+    body: dict[str, object] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +139,12 @@ class Form:
         assert self.route.roles is not None, "a command is never for anybody"
         return frozenset(map(Role, self.route.roles)) & CONSOLE_ROLES
 
-    def asked(self, values: Values) -> tuple[str, dict[str, str], dict[str, object] | None]:
-        """Return path, path parameters and body of the request that the fields amount to."""
-        path = {} if self.id_field is None else {"id": values.one(self.id_field)}
-        return self.route.path.format(**path), path, self.body and self.body(values)
+    def asked(self, values: Values) -> Asked:
+        """Return the request that the fields amount to."""
+        parameters = {} if self.id_field is None else {"id": values.one(self.id_field)}
+        (method,) = self.route.methods or ()
+        path = self.route.path.format(**parameters)
+        return Asked(method, path, parameters, self.body and self.body(values))
 
 
 ROUTES: Final[Mapping[Callable[..., Any], LedgerRoute]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import Query, Request
@@ -58,7 +58,6 @@ def recorded_page(request: Request, done: Done) -> Response:
     service, fact = service_of(request), done.recorded
     caused = [] if done.outcome == "unchanged" else _caused_by(service.recorder.events, fact)
     about = fact.event.subject.key if isinstance(fact.event, SubjectEvent) else None
-    event = f"/console/events/{fact.position}"
     return render(
         request,
         "recorded.html",
@@ -66,7 +65,6 @@ def recorded_page(request: Request, done: Done) -> Response:
         event=as_json(fact),
         caused=caused,
         about=about,
-        event_page=event if may_open(request, event) else None,
         following=_following(request, fact),
     )
 
@@ -112,11 +110,10 @@ async def take(request: Request, form: Form) -> Response:
     try:
         if values.one("step") == "change":
             return await run_in_threadpool(form_page, request, form, values)
-        path, parameters, body = form.asked(values)
-        command = form.route.read(request, parameters, body)
+        asked = form.asked(values)
+        command = form.route.read(request, asked.parameters, asked.body)
         by = author_of(request, values.text(ON_BEHALF_OF.name) or None)
-        (method,) = form.route.methods
-        seal = fingerprint(method, path, body)
+        seal = fingerprint(asked.method, asked.path, asked.body)
         once = Once(_once_of(values), seal)
         try:
             rehearsed = await run_in_threadpool(_rehearse, request, command, by, once)
@@ -193,7 +190,7 @@ def form_page(
         shown=shown,
         once=new_key() if isinstance(error, IdempotencyKeyReused) else _once_of(values),
         problem=problem,
-        faults=faults_of(form, problem) if problem else {},
+        **({"faults": {}, "unplaced": []} if problem is None else _faults(form, problem)),
     )
 
 
@@ -203,19 +200,24 @@ def _shown(request: Request, form: Form, values: Values) -> Shown:
         return form.show(Desk(service, c, head, service.now()), values)
 
 
-def faults_of(form: Form, problem: dict[str, Any]) -> dict[str, list[str]]:
-    """Return what a refusal says about each field."""
-    said = [
-        (each.get("pointer", "").removeprefix("#"), each["detail"])
-        for each in problem.get("errors", ())
-    ] or [(str(problem.get("field", "")), str(problem["detail"]))]
-    found: dict[str, list[str]] = {}
-    for pointer, detail in said:
-        for field in (*form.fields, ON_BEHALF_OF):
-            if field.pointer and f"{pointer}/".startswith(f"{field.pointer}/"):
-                found.setdefault(field.name, []).append(detail)
-                break
-    return found
+def _faults(form: Form, problem: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a refusal says about each field, and what it says about none of them."""
+    errors = problem.get("errors") or [
+        {"pointer": f"#{problem.get('field', '')}", "detail": problem["detail"]}
+    ]
+    faults: dict[str, list[str]] = {}
+    unplaced: list[str] = []
+    for each in errors:
+        pointer = each.get("pointer", "").removeprefix("#")
+        detail = each["detail"].removeprefix(f"{pointer}: ")
+        fields = (*form.fields, ON_BEHALF_OF)
+        name = next((one.name for one in fields if one.pointer and _is_in(pointer, one)), None)
+        (unplaced if name is None else faults.setdefault(name, [])).append(detail)
+    return {"faults": faults, "unplaced": unplaced}
+
+
+def _is_in(pointer: str, field: Field) -> bool:
+    return f"{pointer}/".startswith(f"{field.pointer}/")
 
 
 def confirmation_page(
