@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from ledger.domain.errors import InvalidValue
+from ledger.service.console.acting import foretold, forms
 from ledger.service.console.acting.fields import (
     Values,
     evidence,
@@ -21,6 +22,7 @@ from ledger.service.console.acting.fields import (
     term,
 )
 from ledger.service.console.acting.forms import FORMS
+from ledger.service.console.pages import acting as acting_pages
 from ledger.service.console.session import CONSOLE_ROLES
 from tests.service.conftest import Running, founded_on, suspension_of, violation_of
 from tests.service.console.conftest import csrf_in, signed_in
@@ -322,7 +324,7 @@ EACH: tuple[tuple[str, str, str, dict[str, Any], str, str], ...] = (
 
 
 @pytest.mark.parametrize(
-    ("name", "role", "asked", "filled", "foretold", "type_"),
+    ("name", "role", "asked", "filled", "told", "type_"),
     EACH,
     ids=[each[0] for each in EACH],
 )
@@ -333,14 +335,14 @@ def test_every_form_is_looked_at_and_recorded_once(
     role: str,
     asked: str,
     filled: dict[str, Any],
-    foretold: str,
+    told: str,
     type_: str,
 ) -> None:
     """Looking changes nothing at all, deciding records one fact, and deciding again none."""
     before = everything_in(desk)
     with acting(desk, role, f"/console/{name}?{asked.format(**made)}") as form:
         words = form.look(**filled, on_behalf_of="user:jane")
-        assert foretold in words
+        assert told in words
         assert before == everything_in(desk)
 
         looked_at = form.page
@@ -427,6 +429,21 @@ def test_what_cannot_be_read_is_marked_at_its_field(desk: Running) -> None:
     assert "must be an ISO 8601 duration" in words
     assert 'aria-invalid="true"' in page.text
     assert "/reason" not in words
+
+
+def test_a_link_fills_in_a_form_and_records_nothing(desk: Running) -> None:
+    """Whatever is in the address; also a ground, a term and a model that are not offered."""
+    position = desk.service.recorder.position
+    query = "subject=user:linked-to&grounds=vio_gone&groups=frontier&models=model:x&duration=P5D"
+    times = "effective_at=2027-01-01T00:00:00Z&reason=Fraud."
+    with acting(desk, "officer", f"/console/suspend?{query}&{times}") as form:
+        page = form.page.text
+    for box in ("vio_gone", "frontier", "model:x"):
+        assert f'value="{box}" checked' in page
+    assert '<option value="P5D" selected>' in page
+    assert 'value="2027-01-01T00:00:00"' in page
+    assert ">\nFraud.</textarea>" in page
+    assert position == desk.service.recorder.position
 
 
 @pytest.mark.parametrize(
@@ -565,6 +582,70 @@ def test_hostile_words_stay_words(desk: Running) -> None:
         assert "{{ 7 * 7 }}" in page
     assert not desk.allowed(subject, "atlas-3")
     assert desk.allowed(subject.strip(), "atlas-3")
+
+
+def test_what_is_shown_has_limits_and_says_so(
+    desk: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a catalogue, of those below, and of consequences: at the limit all, above it a part."""
+    for number in range(3):
+        for child, parent in ((f"user:c{number}", "team:wide"), (f"user:c{number}", "team:w2")):
+            link = {"subject": subject_of(child), "parent": subject_of(parent)}
+            desk.done("POST", "/v1/links", role="officer", json=link)
+    filled = {"types": "model", "duration": "P1D", "basis": "legal_order", "reason": "x"}
+    listed = 5
+    with acting(desk, "officer", "/console/suspend?subject=team:wide") as form:
+        for shown, offered, told in (
+            (3, listed, "user:c0, user:c1, user:c2."),
+            (2, listed - 1, "user:c0, user:c1, and 1 more."),
+        ):
+            monkeypatch.setattr(foretold, "SUBJECTS_SHOWN_MAX", shown)
+            monkeypatch.setattr(foretold, "RESOURCES_LOOKED_AT_MAX", offered)
+            monkeypatch.setattr(forms, "OFFERED_MAX", offered)
+            page = form.http.get("/console/suspend?subject=team:wide").text
+            assert offered == page.count('name="models"')
+            words = form.look(**filled)
+            assert told in words
+            assert ("every listed resource" in words) == (offered == listed)
+            assert (f"the first {offered} of {listed} listed" in words) == (offered < listed)
+            form.page = form.http.get("/console/suspend?subject=team:wide")
+
+
+def test_consequences_are_shown_up_to_a_limit(
+    desk: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two suspensions end with the one violation that they rest on."""
+    ground = violation_of(desk, "user:resting")
+    ended = [suspension_of(desk, "user:resting", grounds=[ground]) for _ in range(2)]
+    with acting(desk, "approver", f"/console/overturn?violation={ground}") as form:
+        words = form.look(reason="Wrong.")
+        assert all(f"suspension {each} ended" in words for each in ended)
+        words = form.record()
+        assert "What followed from it" in words
+        for shown in (2, 1):
+            monkeypatch.setattr(acting_pages, "CONSEQUENCES_SHOWN_MAX", shown)
+            again = text_of(form.http.get(str(form.page.url)).text)
+            assert shown == sum(f"suspension {each} ended" in again for each in ended)
+
+
+def test_a_suspension_that_goes_on_is_named(desk: Running) -> None:
+    """What rests on another violation, too, does not end with the one that falls."""
+    grounds = [violation_of(desk, "user:goes-on") for _ in range(2)]
+    suspension = suspension_of(desk, "user:goes-on", grounds=grounds)
+    with acting(desk, "approver", f"/console/overturn?violation={grounds[0]}") as form:
+        words = form.look(reason="Wrong.")
+    assert f"Suspension {suspension} of user:goes-on does not rest on it alone" in words
+
+
+def test_the_end_is_compared_from_when_it_differs(desk: Running) -> None:
+    """A term that is made longer refuses from the old end on, one made shorter opens earlier."""
+    suspension = suspension_of(desk, "user:longer", ends_at="2027-02-01T00:00:00Z")
+    with acting(desk, "officer", f"/console/revise?suspension={suspension}") as form:
+        words = form.look(ends_at="2027-03-01T00:00", reason="x")
+        assert "from 2027-02-01 00:00:00 UTC on Refused from then on model:atlas-3" in words
+        form.send("change")
+        words = form.look(ends_at="2027-01-01T00:00", reason="x")
+        assert "from 2027-01-01 00:00:00 UTC on Allowed again model:atlas-3" in words
 
 
 # --- the words of fields --------------------------------------------------------------------------

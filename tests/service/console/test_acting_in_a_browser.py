@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 from tests.service.conftest import Running, suspension_of, violation_of
 from tests.service.console.conftest import PHONE, opened_page, overflow_of, violations_in
@@ -17,7 +17,12 @@ SUBJECT = "user:<img/src=x/onerror=alert(3)>"
 def watched(page: Page) -> list[str]:
     """What goes wrong on a page from here on: dialogs, and whatever the browser complains about."""
     wrong = list[str]()
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     return wrong

@@ -142,7 +142,7 @@ class Form:
     def asked(self, values: Values) -> Asked:
         """Return the request that the fields amount to."""
         parameters = {} if self.id_field is None else {"id": values.one(self.id_field)}
-        (method,) = self.route.methods or ()
+        (method,) = self.route.methods or {"POST"}
         path = self.route.path.format(**parameters)
         return Asked(method, path, parameters, self.body and self.body(values))
 
