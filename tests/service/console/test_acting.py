@@ -298,7 +298,7 @@ EACH: tuple[tuple[str, str, str, dict[str, Any], str, str], ...] = (
         "approver",
         "erasure={erasure}",
         {},
-        "nobody can undo it",
+        "1 key destroyed at once: nobody can undo it.",
         "personal_data.erased",
     ),
     (
@@ -429,6 +429,11 @@ def test_what_cannot_be_read_is_marked_at_its_field(desk: Running) -> None:
     assert "must be an ISO 8601 duration" in words
     assert 'aria-invalid="true"' in page.text
     assert "/reason" not in words
+
+    with acting(desk, "officer", "/console/violation?subject=user:unread") as form:
+        words = text_of(form.send("look").text).partition("Nothing was recorded.")[0]
+    for label in ("Clause", "When it happened", "Found by", "Summary"):
+        assert 1 == words.count(f"{label}: field required")
 
 
 def test_a_link_fills_in_a_form_and_records_nothing(desk: Running) -> None:

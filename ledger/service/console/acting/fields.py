@@ -24,7 +24,8 @@ _OPERATORS: Final = ("in", "not_in", "exists")
 class Field:
     """A field. ``given`` ones say what the form is about, and are asked for before the others.
 
-    ``pointer`` is where its value stands in the body, so that a refusal is shown beside it.
+    ``pointers`` are where its value stands in the body, so that a refusal is shown beside it.
+    ``preset``: the first option is chosen where nothing else is.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Field:
     required: bool = False
     sealed: bool = False
     options: tuple[tuple[str, str], ...] = ()
-    pointer: str = ""
+    preset: bool = False
+    pointers: tuple[str, ...] = ()
 
     @property
     def is_many(self) -> bool:

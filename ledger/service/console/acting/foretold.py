@@ -156,7 +156,7 @@ def _in_one_sentence(event: Event) -> list[str]:
             return ["Nothing is erased until an approver, who is somebody else, confirms it."]
         case PersonalDataErased(keys=keys):
             return [
-                f"{len(keys)} keys are destroyed at once, and nobody can undo it."
+                f"{_count(len(keys), 'key')} destroyed at once: nobody can undo it."
                 if keys
                 else "Nothing is sealed about the subject, so no key is destroyed.",
                 "The events stay, and so does every suspension that is in force.",
@@ -220,7 +220,7 @@ def _overturned(
     ]
     records = _known_before(service, [subject for subject, _ in resting], events[0]).records
     return [
-        "It counts for nothing from then on.",
+        "The violation counts for nothing from then on.",
         *(
             f"Suspension {id_} of {subject.key} does not rest on it alone: it goes on, and waits "
             "for a person to look."

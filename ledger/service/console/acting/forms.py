@@ -105,7 +105,7 @@ class Asked:
 class Form:
     """A command of the API as a form; ``body`` makes of the fields what its route reads.
 
-    ``explains`` says what it is for, ``says`` what its button does.
+    ``explains`` says what it is for, ``says`` what its button does; ``is_final``: and cannot undo.
     """
 
     name: str
@@ -116,6 +116,7 @@ class Form:
     fields: tuple[Field, ...]
     body: Callable[[Values], dict[str, object]] | None = None
     id_field: str | None = None
+    is_final: bool = False
     show: Callable[[Desk, Values], Shown] = lambda _desk, _values: Shown()
 
     @property
@@ -168,7 +169,7 @@ SUBJECT: Final = Field(
     kind="given",
     required=True,
     help="As type:id, such as user:alice.",
-    pointer="/subject",
+    pointers=("/subject",),
 )
 PARENT: Final = Field(
     name="parent",
@@ -176,7 +177,7 @@ PARENT: Final = Field(
     kind="given",
     required=True,
     help="Who is to stand above it, such as organization:northwind.",
-    pointer="/parent",
+    pointers=("/parent",),
 )
 SUSPENSION: Final = Field(
     name="suspension",
@@ -184,14 +185,14 @@ SUSPENSION: Final = Field(
     kind="given",
     required=True,
     help="Its id, which begins with sus_.",
-    pointer="/suspension",
+    pointers=("/suspension",),
 )
 GROUNDS: Final = Field(
     name="grounds",
     label="Grounds",
     kind="checks",
     help="Violations of the subject, or of subjects directly below it, that stand.",
-    pointer="/grounds",
+    pointers=("/grounds",),
 )
 TERM: Final = (
     Field(
@@ -200,20 +201,20 @@ TERM: Final = (
         kind="choice",
         options=DURATIONS,
         help="By the calendar in UTC, from the start.",
-        pointer="/duration",
+        pointers=("/duration",),
     ),
     Field(
         name="other_duration",
         label="Or another duration",
         help="As ISO 8601 writes it: P45D, P1M15D, PT36H.",
-        pointer="/duration",
+        pointers=("/duration",),
     ),
     Field(
         name="ends_at",
         label="Or until",
         kind="instant",
         help="The first instant after the term.",
-        pointer="/ends_at",
+        pointers=("/ends_at",),
     ),
 )
 
@@ -221,7 +222,7 @@ TERM: Final = (
 def reason(help_: str = "Kept in clear, for ever.") -> Field:
     """Return the field of a reason."""
     return Field(
-        name="reason", label="Reason", kind="area", required=True, help=help_, pointer="/reason"
+        name="reason", label="Reason", kind="area", required=True, help=help_, pointers=("/reason",)
     )
 
 
@@ -229,7 +230,7 @@ ON_BEHALF_OF: Final = Field(
     name="on_behalf_of",
     label="On behalf of",
     help="Another person who decided it, as type:id. Leave it empty when it is you.",
-    pointer="on_behalf_of",
+    pointers=("on_behalf_of",),
 )
 """Every form has it, last."""
 
@@ -352,7 +353,7 @@ def _show_properties(desk: Desk, values: Values) -> Shown:
 
 def _clause(values: Values) -> dict[str, object]:
     policy, _, clause = values.one("clause").rpartition(":")
-    return {"policy": policy, "clause": clause}
+    return present(policy=policy, clause=clause)
 
 
 FORMS: Final = (
@@ -370,14 +371,14 @@ FORMS: Final = (
                 kind="choice",
                 required=True,
                 help="Of the version that was in force when it happened.",
-                pointer="/clause",
+                pointers=("/clause", "/policy"),
             ),
             Field(
                 name="occurred_at",
                 label="When it happened",
                 kind="instant",
                 required=True,
-                pointer="/occurred_at",
+                pointers=("/occurred_at",),
             ),
             Field(
                 name="detected_by",
@@ -385,7 +386,7 @@ FORMS: Final = (
                 kind="choice",
                 required=True,
                 options=_choices(get_args(DetectedBy)),
-                pointer="/detected_by",
+                pointers=("/detected_by",),
             ),
             Field(
                 name="summary",
@@ -393,7 +394,7 @@ FORMS: Final = (
                 kind="area",
                 required=True,
                 help="Kept in clear, for ever: no personal data.",
-                pointer="/summary",
+                pointers=("/summary",),
             ),
             Field(
                 name="details",
@@ -401,7 +402,7 @@ FORMS: Final = (
                 kind="area",
                 sealed=True,
                 help="Sealed: shown only to who asks for it, which is recorded.",
-                pointer="/details",
+                pointers=("/details",),
             ),
             Field(
                 name="evidence",
@@ -410,15 +411,15 @@ FORMS: Final = (
                 sealed=True,
                 help="On each line a URI, its SHA-256, and the word personal if it is: "
                 "then both are sealed.",
-                pointer="/evidence",
+                pointers=("/evidence",),
             ),
-            Field(name="models", label="Misused", kind="checks", pointer="/resources"),
+            Field(name="models", label="Misused", kind="checks", pointers=("/resources",)),
             Field(
                 name="resources",
                 label="Misused, not listed",
                 kind="area",
                 help="On each line a resource as type:id.",
-                pointer="/resources",
+                pointers=("/resources",),
             ),
         ),
         body=lambda values: {
@@ -476,22 +477,24 @@ FORMS: Final = (
         endpoint=suspensions.suspend,
         fields=(
             SUBJECT,
-            Field(name="groups", label="Groups", kind="checks", pointer="/scope/resources"),
-            Field(name="types", label="All of a kind", kind="checks", pointer="/scope/resources"),
-            Field(name="models", label="Models", kind="checks", pointer="/scope/resources"),
+            Field(name="groups", label="Groups", kind="checks", pointers=("/scope/resources",)),
+            Field(
+                name="types", label="All of a kind", kind="checks", pointers=("/scope/resources",)
+            ),
+            Field(name="models", label="Models", kind="checks", pointers=("/scope/resources",)),
             Field(
                 name="resources",
                 label="Resources that are not listed",
                 kind="area",
                 help="On each line one as type:id.",
-                pointer="/scope/resources",
+                pointers=("/scope/resources",),
             ),
             Field(
                 name="actions",
                 label="Actions",
                 kind="checks",
                 help="None ticked: every action.",
-                pointer="/scope/actions",
+                pointers=("/scope/actions",),
             ),
             Field(
                 name="conditions",
@@ -499,7 +502,7 @@ FORMS: Final = (
                 kind="area",
                 help="On each line one, and all must hold: resource.properties.status in "
                 "released, beta. Also not_in, and exists.",
-                pointer="/scope/conditions",
+                pointers=("/scope/conditions",),
             ),
             *TERM,
             Field(
@@ -507,7 +510,7 @@ FORMS: Final = (
                 label="From",
                 kind="instant",
                 help="At once when empty.",
-                pointer="/effective_at",
+                pointers=("/effective_at",),
             ),
             Field(
                 name="basis",
@@ -515,7 +518,8 @@ FORMS: Final = (
                 kind="choice",
                 required=True,
                 options=_choices(list(Basis)),
-                pointer="/basis",
+                preset=True,
+                pointers=("/basis",),
             ),
             GROUNDS,
             reason("Shown to the subject."),
@@ -525,30 +529,32 @@ FORMS: Final = (
                 kind="area",
                 sealed=True,
                 help="Sealed: shown only to who asks for it, which is recorded.",
-                pointer="/note",
+                pointers=("/note",),
             ),
             Field(
                 name="reinstatement",
                 label="At the end of the term",
                 kind="choice",
                 required=True,
+                preset=True,
                 options=(
                     (Ending.AUTOMATIC, "it ends by itself"),
                     (Ending.ON_REVIEW, "it goes on until a person looks"),
                 ),
-                pointer="/reinstatement",
+                pointers=("/reinstatement",),
             ),
             Field(
                 name="disclosure",
                 label="The subject",
                 kind="choice",
                 required=True,
+                preset=True,
                 options=(
                     ("notified", "is told"),
                     ("deferred", "is told later"),
                     ("public", "is told, and everybody may know"),
                 ),
-                pointer="/disclosure",
+                pointers=("/disclosure",),
             ),
         ),
         body=lambda values: {
@@ -603,7 +609,7 @@ FORMS: Final = (
                 kind="choice",
                 required=True,
                 options=_choices(list(Cause)),
-                pointer="/cause",
+                pointers=("/cause",),
             ),
             reason("Shown to the subject."),
             Field(
@@ -612,7 +618,7 @@ FORMS: Final = (
                 kind="instant",
                 help="At once when empty. In the past only as a correction: for error, "
                 "violation overturned and legal order.",
-                pointer="/effective_at",
+                pointers=("/effective_at",),
             ),
         ),
         body=lambda values: {
@@ -639,7 +645,7 @@ FORMS: Final = (
                 kind="area",
                 help="On each line name = value. They replace those it has, stay in clear, and "
                 "are not for personal data.",
-                pointer="/properties",
+                pointers=("/properties",),
             ),
         ),
         body=lambda values: {
@@ -700,6 +706,7 @@ FORMS: Final = (
             ),
         ),
         id_field="erasure",
+        is_final=True,
         show=_show_erasure,
     ),
     Form(
@@ -739,14 +746,14 @@ FORMS: Final = (
         says="Enroll the operator",
         endpoint=operators.enroll,
         fields=(
-            Field(name="operator", label="Operator", required=True, pointer="/id"),
+            Field(name="operator", label="Operator", required=True, pointers=("/id",)),
             Field(
                 name="role",
                 label="Role",
                 kind="choice",
                 required=True,
                 options=_choices(list(Role)),
-                pointer="/role",
+                pointers=("/role",),
             ),
         ),
         body=lambda values: present(id=values.one("operator"), role=values.one("role")),
@@ -759,13 +766,13 @@ FORMS: Final = (
         endpoint=operators.issue_key,
         fields=(
             Field(name="operator", label="Operator", kind="given", required=True),
-            Field(name="label", label="Label", help="What it is for.", pointer="/label"),
+            Field(name="label", label="Label", help="What it is for.", pointers=("/label",)),
             Field(
                 name="expires_at",
                 label="Good until",
                 kind="instant",
                 help="For ever when empty.",
-                pointer="/expires_at",
+                pointers=("/expires_at",),
             ),
         ),
         id_field="operator",

@@ -211,13 +211,15 @@ def _faults(form: Form, problem: Mapping[str, Any]) -> dict[str, Any]:
         pointer = each.get("pointer", "").removeprefix("#")
         detail = each["detail"].removeprefix(f"{pointer}: ")
         fields = (*form.fields, ON_BEHALF_OF)
-        name = next((one.name for one in fields if one.pointer and _is_in(pointer, one)), None)
-        (unplaced if name is None else faults.setdefault(name, [])).append(detail)
+        name = next((one.name for one in fields if _is_in(pointer, one)), None)
+        said = unplaced if name is None else faults.setdefault(name, [])
+        if detail not in said:
+            said.append(detail)
     return {"faults": faults, "unplaced": unplaced}
 
 
 def _is_in(pointer: str, field: Field) -> bool:
-    return f"{pointer}/".startswith(f"{field.pointer}/")
+    return any(f"{pointer}/".startswith(f"{each}/") for each in field.pointers)
 
 
 def confirmation_page(
