@@ -448,6 +448,9 @@ def test_a_link_fills_in_a_form_and_records_nothing(desk: Running) -> None:
     assert '<option value="P5D" selected>' in page
     assert 'value="2027-01-01T00:00:00"' in page
     assert ">\nFraud.</textarea>" in page
+    with signed_in(desk, "officer") as http:
+        refused = http.get("/console/suspend?subject=user:linked-to&note=Sealed.")
+    assert (422, False) == (refused.status_code, "Sealed." in refused.text)
     assert position == desk.service.recorder.position
 
 
@@ -504,6 +507,9 @@ def test_what_was_recorded_meanwhile_is_looked_at_first(desk: Running) -> None:
         assert 200 == page.status_code
         words = text_of(page.text)
         assert "Something else was recorded about it since you looked." in words
+        unseen = form.http.post(form.address, data={**form.hidden(), "seen": "", "step": "record"})
+        assert "Nothing is recorded yet." in unseen.text
+        assert "since you looked" not in unseen.text
         assert other in words
         assert "Recorded" in form.record()
 

@@ -196,7 +196,7 @@ def form_page(
 
 def _shown(request: Request, form: Form, values: Values) -> Shown:
     service = service_of(request)
-    with service.reading() as (c, head):
+    with service.reading(newest=True) as (c, head):
         return form.show(Desk(service, c, head, service.now()), values)
 
 
@@ -235,7 +235,7 @@ def confirmation_page(
         sealed=[(each, len(values.text(each.name))) for each in _sealed(fields, values)],
         once=once.key,
         seen=seen_in(rehearsed),
-        moved=values.one("step") == "record",
+        moved=values.one("step") == "record" and bool(values.one("seen")),
         foretold=foretell(service_of(request), rehearsed),
     )
 
@@ -248,7 +248,7 @@ def _sealed(fields: Sequence[Field], values: Values) -> list[Field]:
 
 
 def _add(form: Form) -> None:
-    """Give a form its address, which takes its fields as parameters."""
+    """Give a form its address, which takes as parameters all fields but those that are sealed."""
 
     def page(request: Request, **_: object) -> Response:
         return show_form(request, form)
@@ -263,6 +263,7 @@ def _add(form: Form) -> None:
             *(
                 inspect.Parameter(each.name, keyword, default=None, annotation=Many)
                 for each in (*form.fields, ON_BEHALF_OF)
+                if not each.sealed  # an address is kept in logs and histories
             ),
         ]
     )
