@@ -928,6 +928,28 @@ def test_a_rehearsed_key_is_told_to_nobody(founded: Ledger) -> None:
     assert founded.issue_key("kim", by=JO).secret is not None
 
 
+def test_rehearsals_and_commands_do_not_disturb_each_other(
+    founded: Ledger, path: Path, clock: SetClock
+) -> None:
+    """In other threads and by another ledger: only what was decided is recorded."""
+    other = open_ledger(path, clock)
+    head, count = founded.recorder.position, 8
+
+    def work(number: int) -> None:
+        ledger = other if number % 3 == 0 else founded
+        rehearsed = ledger.rehearse(lambda: ledger.warn(ALICE, reason=f"rehearsed {number}", by=JO))
+        assert rehearsed.done.recorded.position > head
+        ledger.warn(ALICE, reason=f"recorded {number}", by=JO)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert [None] * count == list(threads.map(work, range(count)))
+
+    reasons = [recorded.event.sentence() for recorded in events(founded, head)]
+    assert count == len(reasons)
+    assert not [each for each in reasons if "rehearsed" in each]
+    other.recorder.store.close()
+
+
 def test_nothing_is_rehearsed_among_commands_that_are_recorded(founded: Ledger) -> None:
     """It would take back what they have written."""
     with founded.together(), pytest.raises(AssertionError, match="take back"):
