@@ -145,6 +145,14 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a command would lead to now, and every event that it would record, in order."""
+
+    done: Done
+    events: tuple[Recorded, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """The ledger as it was known at a position: records of some subjects, and the catalogue."""
 
@@ -175,6 +183,10 @@ class _HalfDone(Exception):
     """A command failed after it had written something, among others that have no savepoints."""
 
 
+class _TakenBack(Exception):
+    """A rehearsal is over, and what it wrote is rolled back."""
+
+
 class Ledger:
     """The write side. Every method is one command, and is safe to call from several threads."""
 
@@ -194,6 +206,8 @@ class Ledger:
         self._appended = 0
         self._joined: Cursor | None = None
         """While commands run that have no savepoints: the cursor of their transaction."""
+        self._rehearsed: list[Recorded] | None = None
+        """While a command is rehearsed: what it has appended, which will be taken back."""
 
     # --- subjects and links -----------------------------------------------------------------------
 
@@ -513,7 +527,8 @@ class Ledger:
             keys = {*here, *self.finder.unerased_keys(record.subject)}
             keys -= {*self.finder.erased_keys(here)}
             event = record.confirm_erasure(erasure=erasure, keys=sorted(keys), by=by)
-            self.vault.retire(record.subject)
+            if self._rehearsed is None:  # the vault's file would not be rolled back with the rest
+                self.vault.retire(record.subject)
             return event
 
         def cause() -> int:
@@ -733,6 +748,25 @@ class Ledger:
         with self._transaction():
             yield
 
+    def rehearse(self, command: Callable[[], Done]) -> Rehearsed:
+        """Say what a command would lead to now, and record nothing; raise what it would raise.
+
+        It is carried out like any other and then rolled back, so every rule and limit has its say.
+        Nothing is left of it, not even a data key: what it seals is sealed by one that is thrown
+        away. It promises nothing: whatever is recorded before the command comes may change it.
+        """
+        with self.recorder.store.turn:
+            assert not self.recorder.in_transaction, "it would take back what others have written"
+            self._rehearsed = []
+            try:
+                with self._transaction():
+                    done = command()
+                    raise _TakenBack  # noqa: TRY301 - it ends the transaction
+            except _TakenBack:
+                return Rehearsed(replace(done, secret=None), tuple(self._rehearsed))
+            finally:
+                self._rehearsed = None
+
     def run_together(
         self, commands: Sequence[Callable[[], T]], foreseen: Sequence[Foreseen] = ()
     ) -> list[T | Exception]:
@@ -816,6 +850,11 @@ class Ledger:
                 # Only somebody who wrote around the lock can have taken the place of this event.
                 self._folded.clear()
                 raise Conflict(f"the event's place in its stream is taken: {error}") from error
+            except _TakenBack:
+                # All that was folded stays true but for the streams that were appended to.
+                for each in self._rehearsed or ():
+                    self._folded.pop(each.stream, None)
+                raise
             except BaseException:
                 if self._appended != before:
                     # What was folded since may include events that are now rolled back.
@@ -895,11 +934,13 @@ class Ledger:
             c.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,))
             version = (c.fetchone()[0] or 0) + 1
         if isinstance(event, SubjectEvent):
-            event = self.vault.seal(event, version)
+            event = self.vault.seal(event, version, keep=self._rehearsed is None)
         self._appended += 1
         recorded = self.recorder.append(
             c, Placed(stream, version, Draft(event, by, caused_by)), now
         )
+        if self._rehearsed is not None:
+            self._rehearsed.append(recorded)
         if kept is not None:
             kept.evolve(recorded)
         return recorded

@@ -830,6 +830,142 @@ def test_only_terms_that_ended_by_themselves_are_served(founded: Ledger, clock: 
     )
 
 
+# --- rehearsing -----------------------------------------------------------------------------------
+
+
+def everything_in(ledger: Ledger) -> tuple[object, ...]:
+    """All that a ledger holds on disk: every row of every table, and every data key."""
+    return dump(Path(ledger.recorder.store.path)), list(ledger.vault.rows())
+
+
+def test_a_rehearsal_says_what_would_be_recorded_and_leaves_nothing(
+    founded: Ledger, clock: SetClock
+) -> None:
+    """Not an event, a leaf, a row, an idempotency key or a data key; then it comes true."""
+    violation = violate(founded)
+    before, head = everything_in(founded), founded.recorder.position
+
+    def command(once: Once | None = ONCE) -> Done:
+        return founded.suspend(
+            ALICE,
+            scope=FRONTIER,
+            duration="P2M",
+            grounds=[violation],
+            reason="Fraud.",
+            note="For us alone.",
+            by=JO,
+            once=once,
+        )
+
+    rehearsed = founded.rehearse(command)
+    again = founded.rehearse(command)
+
+    assert before == everything_in(founded)
+    assert (head + 1, "recorded") == (rehearsed.done.recorded.position, rehearsed.done.outcome)
+    assert (rehearsed.done.recorded,) == rehearsed.events
+    assert again.done.recorded.position == rehearsed.done.recorded.position
+    done = command()
+    assert "recorded" == done.outcome
+    assert rehearsed.done.recorded.sentence == done.recorded.sentence
+    assert "repeated" == founded.rehearse(command).done.outcome
+    assert "For us alone." == founded.disclose(done.recorded.position, by=JO)["note"]
+
+
+def test_a_rehearsal_shows_the_consequences_too(founded: Ledger) -> None:
+    """What ends because a violation falls is there, and still in force afterwards."""
+    violation = violate(founded)
+    suspension = suspend(founded, grounds=[violation])
+    before = everything_in(founded)
+
+    rehearsed = founded.rehearse(
+        lambda: founded.overturn(violation, reason="It was somebody else.", by=JO)
+    )
+
+    overturned, reinstated = rehearsed.events
+    assert isinstance(reinstated.event, SubjectReinstated)
+    assert (suspension, overturned.position) == (
+        reinstated.event.suspension,
+        reinstated.caused_by,
+    )
+    assert before == everything_in(founded)
+    assert record_of(founded).suspensions[suspension].in_force(T0)
+
+
+def test_a_rehearsal_is_refused_as_the_command_is(founded: Ledger) -> None:
+    """By the same rule, in the same words; and the key it came with is still free."""
+    suspension = suspend(founded)
+    founded.reinstate(suspension, cause=Cause.EARLY, reason="x", by=JO)
+    before = everything_in(founded)
+
+    def command() -> Done:
+        return founded.reinstate(suspension, cause=Cause.EARLY, reason="x", by=JO, once=ONCE)
+
+    rehearsed = refused(founded, AlreadyEnded, lambda: founded.rehearse(command))
+
+    assert str(rehearsed) == str(refused(founded, AlreadyEnded, command))
+    assert before == everything_in(founded)
+
+
+def test_rehearsing_an_erasure_erases_nothing(founded: Ledger) -> None:
+    """The key in use stays in use, so what comes next is not sealed by another."""
+    noted = founded.suspend(
+        ALICE,
+        scope=MODELS,
+        indefinite=True,
+        basis=Basis.LEGAL_ORDER,
+        reason="An order.",
+        note="For us alone.",
+        by=JO,
+    ).recorded
+    erasure = about(founded.request_erasure(ALICE, reason="She asked.", by=JO))
+    before = everything_in(founded)
+
+    rehearsed = founded.rehearse(lambda: founded.confirm_erasure(erasure, by=SAM))
+
+    assert "destroying 1 key" in rehearsed.done.recorded.sentence
+    assert 0 == founded.shred()
+    assert before == everything_in(founded)
+    assert {"note": "For us alone."} == founded.disclose(noted.position, by=JO)
+
+
+def test_a_rehearsed_key_is_told_to_nobody(founded: Ledger) -> None:
+    """It was never issued, and the next one is another."""
+    founded.enroll("kim", role=Role.OFFICER, by=JO)
+    rehearsed = founded.rehearse(lambda: founded.issue_key("kim", by=JO))
+
+    assert rehearsed.done.secret is None
+    assert founded.issue_key("kim", by=JO).secret is not None
+
+
+def test_rehearsals_and_commands_do_not_disturb_each_other(
+    founded: Ledger, path: Path, clock: SetClock
+) -> None:
+    """In other threads and by another ledger: only what was decided is recorded."""
+    other = open_ledger(path, clock)
+    head, count = founded.recorder.position, 8
+
+    def work(number: int) -> None:
+        ledger = other if number % 3 == 0 else founded
+        rehearsed = ledger.rehearse(lambda: ledger.warn(ALICE, reason=f"rehearsed {number}", by=JO))
+        assert rehearsed.done.recorded.position > head
+        ledger.warn(ALICE, reason=f"recorded {number}", by=JO)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert [None] * count == list(threads.map(work, range(count)))
+
+    reasons = [recorded.event.sentence() for recorded in events(founded, head)]
+    assert count == len(reasons)
+    assert not [each for each in reasons if "rehearsed" in each]
+    other.recorder.store.close()
+
+
+def test_nothing_is_rehearsed_among_commands_that_are_recorded(founded: Ledger) -> None:
+    """It would take back what they have written."""
+    with founded.together(), pytest.raises(AssertionError, match="take back"):
+        founded.rehearse(lambda: founded.register(ALICE, properties={}, by=JO))
+    assert "recorded" == founded.register(ALICE, properties={}, by=JO).outcome
+
+
 # --- policies and the catalogue -------------------------------------------------------------------
 
 

@@ -120,14 +120,15 @@ class Vault:
 
     # --- sealing and opening ----------------------------------------------------------------------
 
-    def seal(self, event: EventT, version: int) -> EventT:
+    def seal(self, event: EventT, version: int, *, keep: bool = True) -> EventT:
         """Return a subject's event with every text sealed for its place, by the key in use.
 
-        The key is made where there is none, and is on disk when this returns.
+        The key is made where there is none, and is on disk when this returns. Not ``keep``: a new
+        key is kept nowhere, and what it seals is never to be opened.
         """
         if not any(event.sealed_fields()):
             return event
-        key, cipher = self._key_in_use(event.subject)
+        key, cipher = self._key_in_use(event.subject, keep=keep)
 
         def seal(path: str, text: str) -> Sealed:
             box = self._encrypt(cipher, text.encode(), event.stream, version, path)
@@ -218,10 +219,12 @@ class Vault:
                 return
             after = found[-1][0]
 
-    def _key_in_use(self, subject: Subject) -> tuple[str, AESGCM]:
+    def _key_in_use(self, subject: Subject, *, keep: bool) -> tuple[str, AESGCM]:
         find = f"SELECT key, subject, wrapped FROM {self.KEYS} WHERE subject = ? AND retired = 0"
         with self._reading() as run:
             row = run(find, (subject.key,)).fetchone()
+        if row is None and not keep:
+            row = self._new_key(subject)
         if row is None:
             with self._writing() as run:  # another process may have been faster
                 row = run(find, (subject.key,)).fetchone()

@@ -157,6 +157,22 @@ def test_every_sealed_member_of_an_event_is_sealed_for_its_path(vault: Vault) ->
     encode(Draft(sealed, Author("jo")))
 
 
+def test_what_is_sealed_by_a_key_that_is_not_kept_is_never_opened(vault: Vault) -> None:
+    """A rehearsal leaves no key behind; where there is one, it is the one that would be used."""
+    event = violation(details=Unsealed("Who said what."))
+
+    def keys_of(sealed: ViolationRecorded) -> set[str]:
+        return {one.key for _, one in sealed.sealed_fields() if isinstance(one, Sealed)}
+
+    sealed = vault.seal(event, 1, keep=False)
+    assert [] == vault.keys_of(ALICE)
+    assert sorted(keys_of(sealed)) == vault.missing(keys_of(sealed))
+    encode(Draft(sealed, Author("jo")))
+
+    kept = vault.seal(event, 1)
+    assert keys_of(kept) == keys_of(vault.seal(event, 2, keep=False)) == {*vault.keys_of(ALICE)}
+
+
 def test_an_event_with_nothing_to_seal_makes_no_key(vault: Vault) -> None:
     """Most events are as they were, and cost the vault nothing."""
     event = suspension()

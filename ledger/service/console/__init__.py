@@ -45,6 +45,13 @@ A form that changes something is a ``POST`` with ``{{ parts.csrf(csrf) }}`` in i
 checked the token, and ``form_of(request)`` has the fields. ``record(request, command, once=…)``
 runs a ``Command`` as the API does. What is refused is shown as a page: just raise.
 
+Forms for the commands of the API are there already (``acting``): a page links to them, filled in as
+far as it can, for those who may use them::
+
+    {% if may_open("/console/reinstate") %}
+    <a class="button" href="{{ link("/console/reinstate", suspension=item.id) }}">End it</a>
+    {% endif %}
+
 A subject's page is ``/console/subjects/record?subject=user:alice``, because ids may hold a slash;
 an event's is ``/console/events/41``, a suspension's ``/console/suspensions/sus_…``, a violation's
 ``/console/violations/vio_…``.

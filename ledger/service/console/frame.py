@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -45,6 +46,7 @@ NAVIGATION: Final = (
     ("/console/policies", "Policies"),
     ("/console/models", "Models and groups"),
     ("/console/report", "Report"),
+    ("/console/record", "Record and decide"),
     ("/console/operators", "Operators and keys"),
 )
 """In the order shown; only what exists and what the caller's role may open."""
@@ -166,6 +168,18 @@ def navigation_of(request: Request) -> list[tuple[str, str, bool]]:
     ]
 
 
+def may_open(request: Request, path: str) -> bool:
+    """Tell whether the console has a page at a path, and the caller's role may open it."""
+    caller = getattr(request.state, "caller", None)
+    return caller is not None and any(
+        route.roles is not None
+        and caller.role in route.roles
+        and "GET" in route.methods
+        and route.path_regex.match(path) is not None
+        for route in request.app.state.console_routes
+    )
+
+
 def query_of(request: Request) -> dict[str, str | list[str]]:
     """Return the parameters of a request; a list for one that is given more than once."""
     many = request.query_params
@@ -195,7 +209,8 @@ def render(
     """Return a page. ``times`` are those that it shows, for the link to exactly this view.
 
     Every template has ``request_path`` as ``address``, the parameters as ``query``, the ``caller``
-    (``None`` when nobody is signed in), the token of forms as ``csrf``, and ``permalink``.
+    (``None`` when nobody is signed in), the token of forms as ``csrf``, ``permalink``, and
+    ``may_open``, which tells whether the caller may open a page.
     """
     session = getattr(request.state, "session", None)
     query = Query(query_of(request))
@@ -216,6 +231,7 @@ def render(
         navigation=navigation_of(request),
         permalink=permalink,
         times=times,
+        may_open=partial(may_open, request),
         **context,
     )
     position = {"Ledger-Position": str(times.position)} if times is not None else {}

@@ -43,10 +43,11 @@ from ledger.service.http.route import (
     query_parameters,
     service_of,
 )
+from ledger.service.http.shapes import subject_key
 
 SIGN_IN: Final = "/console/sign-in"
 NEXT_CHARACTERS_MAX: Final = 2_000  # the longest address that every browser and proxy takes
-FORM_FIELDS_MAX: Final = 200  # the largest form of ours has about 20
+FORM_FIELDS_MAX: Final = 400  # the largest names 100 resources, 100 grounds and 100 actions
 FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 INSTANTS: Final = frozenset(("at", "known_at", "from", "to"))
 """The parameters that a ``datetime-local`` or ``date`` field fills in."""
@@ -312,8 +313,15 @@ def is_from_here(headers: Mapping[str, str], public_url: str | None) -> bool:
 # --- recording ------------------------------------------------------------------------------------
 
 
-async def record(request: Request, command: Command, *, once: Once | None = None) -> Done:
-    """Run a command as whoever is signed in; returns what it did."""
-    by = Author(request.state.caller.operator, None, request.state.request_id)
-    done, _ = await carry_out(request, command, by, once)
+def author_of(request: Request, on_behalf_of: str | None = None) -> Author:
+    """Return who acts: who is signed in, for whom, and the request's id."""
+    human = subject_key(on_behalf_of, parameter="on_behalf_of")
+    return Author(request.state.caller.operator, human, request.state.request_id)
+
+
+async def record(
+    request: Request, command: Command, *, by: Author | None = None, once: Once | None = None
+) -> Done:
+    """Run a command as whoever is signed in, if nobody else is named; returns what it did."""
+    done, _ = await carry_out(request, command, by or author_of(request), once)
     return done
