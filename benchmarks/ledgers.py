@@ -7,7 +7,7 @@ warning, one a reinstatement; every suspension has violations of its own subject
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -57,8 +57,17 @@ def fill(database: Path, events: int, *, suspended: int | None = None) -> Servic
     return fill_with(database, _suspensions(suspended) if suspended is not None else _year(events))
 
 
-def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
-    """Fill a ledger with these events, each with its version; the service is not started."""
+def fill_with(
+    database: Path,
+    made: Iterable[tuple[Event, int]],
+    *,
+    authors: Sequence[Author] = (AUTHOR,),
+    every: timedelta = timedelta(microseconds=1),
+) -> Service:
+    """Fill a ledger with these events, each with its version; the service is not started.
+
+    They are recorded by the ``authors`` in turn, one ``every`` so often.
+    """
     service = build(Settings(database_url=f"sqlite:///{database}"))
     if not service.recorder.position:
         service.open()
@@ -68,7 +77,7 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
         position, start = service.recorder.position, service.recorder.now()
         rows = []
         for number, (event, version) in enumerate(made, start=position + 1):
-            at = start + timedelta(microseconds=number - position)
+            at = start + every * (number - position)
             rows.append(
                 (
                     number,
@@ -76,7 +85,7 @@ def fill_with(database: Path, made: Iterable[tuple[Event, int]]) -> Service:
                     version,
                     event.TYPE,
                     format_instant(at),
-                    encode(Draft(event, AUTHOR)),
+                    encode(Draft(event, authors[number % len(authors)])),
                 )
             )
             if len(rows) == BATCH:

@@ -80,13 +80,13 @@ def counted(ledger: Ledger, **asked: Any) -> dict[str, Any]:
         return rows_of(ledger).counts(c, **{"position": ledger.recorder.position, **asked})
 
 
-def publish(ledger: Ledger, policy: str = "acceptable-use") -> None:
+def publish(ledger: Ledger, policy: str = "acceptable-use", title: str = "Use") -> None:
     """Publish a policy of two clauses."""
     clauses = [
         Clause(id=id_, title=id_, text="Do not.", category=category, severity="high")
         for id_, category in (("phishing", "fraud"), ("bots", "disinformation"))
     ]
-    ledger.publish(policy, title="Use", clauses=clauses, by=OFFICER)
+    ledger.publish(policy, title=title, clauses=clauses, by=OFFICER)
 
 
 def violate(ledger: Ledger, subject: Subject = ALICE, **changed: Any) -> Recorded:
@@ -498,7 +498,7 @@ class Told:
     """An event as the trail must know it, by nothing but the events before it."""
 
     recorded: Recorded
-    clauses: set[tuple[str, str]] = field(default_factory=set)
+    clauses: set[tuple[str, str, str]] = field(default_factory=set)
     resources: set[str] = field(default_factory=set)
     words: list[str] = field(default_factory=list)
 
@@ -521,11 +521,11 @@ def told_by(events: Sequence[Recorded]) -> list[Told]:
         now = Told(recorded, words=words_of(" ".join([recorded.sentence, *missing])))
         match event:
             case ViolationRecorded():
-                now.clauses = {(event.policy, event.category)}
+                now.clauses = {(event.policy, event.clause, event.category)}
                 now.resources = {resource.key for resource in event.resources}
                 about[event.violation] = now
             case SubjectSuspended():
-                now.clauses = {(clause.policy, clause.category) for clause in event.clauses}
+                now.clauses = {(c.policy, c.clause, c.category) for c in event.clauses}
                 for selector in event.scope.resources:
                     match selector:
                         case ResourcesOfGroup(group=group):
@@ -543,7 +543,7 @@ def told_by(events: Sequence[Recorded]) -> list[Told]:
             ):
                 now.clauses, now.resources = about[id_].clauses, about[id_].resources
             case WarningIssued():
-                now.clauses = {(clause.policy, clause.category) for clause in event.clauses}
+                now.clauses = {(c.policy, c.clause, c.category) for c in event.clauses}
             case ResourceListed():
                 now.resources = {event.resource.key}
             case GroupDefined():
@@ -570,17 +570,28 @@ def holds_words(words: Sequence[str], q: str) -> bool:
     return True
 
 
+def subject_type_of(told: Told) -> str | None:
+    """The type of the subject that an event is about."""
+    subject = getattr(told.recorded.event, "subject", None)
+    return subject.type if isinstance(subject, Subject) else None
+
+
 MEANT: dict[str, Callable[[Told, Any], bool]] = {
     "subject": lambda told, asked: (
         isinstance(told.recorded.event, SubjectEvent) and told.recorded.event.subject.key == asked
     ),
+    "subject_type": lambda told, asked: subject_type_of(told) == asked,
     "types": lambda told, asked: told.recorded.type in asked,
     "operator": lambda told, asked: told.recorded.author.operator == asked,
     "on_behalf_of": lambda told, asked: told.recorded.author.on_behalf_of == asked,
     "policy": lambda told, asked: any(
-        asked in (policy, policy.partition("@")[0]) for policy, _ in told.clauses
+        asked in (policy, policy.partition("@")[0]) for policy, _, _ in told.clauses
     ),
-    "category": lambda told, asked: any(asked == category for _, category in told.clauses),
+    "clause": lambda told, asked: any(
+        asked in (f"{policy}/{clause}", f"{policy.partition('@')[0]}/{clause}", clause)
+        for policy, clause, _ in told.clauses
+    ),
+    "category": lambda told, asked: any(asked == category for _, _, category in told.clauses),
     "resource": lambda told, asked: bool({asked, asked.partition(":")[0] + ":"} & told.resources),
     "recorded_from": lambda told, asked: asked <= told.recorded.recorded_at,
     "recorded_to": lambda told, asked: told.recorded.recorded_at < asked,
@@ -594,12 +605,17 @@ def draw_filters(random: Random, story: Sequence[Told]) -> dict[str, Any]:
     word = random.choice(told.words)
     types = sorted({each.recorded.type for each in story})
     instant = told.recorded.recorded_at + timedelta(microseconds=random.randint(-1, 1))
+    names = {(policy, clause) for each in story for policy, clause, _ in each.clauses}
+    clauses = [f"{policy}/{clause}" for policy, clause in sorted(names)] or ["aup@1/none"]
+    clauses += [f"aup/{each.partition('/')[2]}" for each in clauses]
     filters = {
         "subject": random.choice(SUBJECTS).key,
+        "subject_type": random.choice(SUBJECTS).type,
         "types": random.sample(types, random.randint(1, 4)),
         "operator": random.choice(["officer", "mod-tool", "the-admin", "system"]),
         "on_behalf_of": random.choice(["user:joe", "user:jane@acme.example"]),
         "policy": random.choice(["aup", "aup@1", "aup@2"]),
+        "clause": random.choice(clauses),
         "category": random.choice(["fraud", "disinformation"]),
         "resource": random.choice(RESOURCES).key,
         "recorded_from": instant,
@@ -609,23 +625,48 @@ def draw_filters(random: Random, story: Sequence[Told]) -> dict[str, Any]:
     return {name: filters[name] for name in random.sample([*filters], random.randint(0, 4))}
 
 
-def expected_counts(meant: Sequence[Told]) -> dict[str, Any]:
-    """Count by nothing but the events."""
-    recorded = [told.recorded for told in meant]
-    values = {
-        "type": [each.type for each in recorded],
-        "operator": [each.author.operator for each in recorded],
-        "month": [each.recorded_at.strftime("%Y-%m") for each in recorded],
-        "policy": [policy for told in meant for policy in {p for p, _ in told.clauses}],
-        "category": [category for told in meant for category in {c for _, c in told.clauses}],
+def values_of(told: Told) -> dict[str, set[str]]:
+    """What an event counts for, by nothing but the events."""
+    recorded, subject_type = told.recorded, subject_type_of(told)
+    return {
+        "type": {recorded.type},
+        "operator": {recorded.author.operator},
+        "month": {recorded.recorded_at.strftime("%Y-%m")},
+        "category": {category for _, _, category in told.clauses},
+        "policy": {policy for policy, _, _ in told.clauses},
+        "clause": {f"{policy}/{clause}" for policy, clause, _ in told.clauses},
+        "resource": {resource for resource in told.resources if resource[-1] != ":"},
+        "subject_type": {subject_type} if subject_type else set(),
     }
+
+
+FILTER_OF = {"type": "types"}  # other facets have the name of their filter
+
+
+def expected_counts(
+    story: Sequence[Told], asked: dict[str, Any], *, alternatives: bool = False
+) -> dict[str, Any]:
+    """Count by asking for each value, of nothing but the events."""
+    meant = [told for told in story if is_meant(told, asked)]
     counts: dict[str, Any] = {"total": len(meant)}
-    for facet, each in values.items():
+    for facet in trail._FACETS:
+        own = FILTER_OF.get(facet, facet) if alternatives else None
+        among = [t for t in story if is_meant(t, {k: v for k, v in asked.items() if k != own})]
+        counter = Counter(value for told in among for value in values_of(told)[facet])
+        if facet == "resource":
+            counter = Counter(
+                {value: sum(MEANT["resource"](told, value) for told in among) for value in counter}
+            )
         counts[facet] = [
             {"value": value, "count": count}
-            for value, count in sorted(Counter(each).items(), key=lambda item: (-item[1], item[0]))
+            for value, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
         ]
     return counts
+
+
+def is_meant(told: Told, asked: dict[str, Any]) -> bool:
+    """Tell whether an event has all that is asked for."""
+    return all(MEANT[name](told, value) for name, value in asked.items())
 
 
 def happened(folder: Path, seed: int, commands: int, url: str | None = None) -> Service:
@@ -646,10 +687,14 @@ def happened(folder: Path, seed: int, commands: int, url: str | None = None) -> 
 
 
 @pytest.mark.parametrize(
-    ("seed", "tally_events", "database_url"),
+    ("seed", "block", "merged", "texts", "database_url"),
     [
-        *((seed, tally_events, "sqlite") for seed in range(3) for tally_events in (1, 7, 1_000)),
-        (3, 7, "postgresql"),
+        (0, 1, 4, 0, "sqlite"),
+        (1, 7, 21, 5, "sqlite"),
+        (2, 3, 48, 1_000, "sqlite"),
+        (3, 5, 40, 0, "sqlite"),
+        (4, 1_024, 65_536, 10, "sqlite"),
+        (5, 7, 21, 5, "postgresql"),
     ],
     indirect=["database_url"],
 )
@@ -657,50 +702,106 @@ def test_lists_and_counts_of_any_history_are_what_its_events_say(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     seed: int,
-    tally_events: int,
+    block: int,
+    merged: int,
+    texts: int,
     database_url: str,
 ) -> None:
-    """For random filters and positions, lists and counts equal those made from the events alone."""
-    monkeypatch.setattr(trail, "TALLY_EVENTS", tally_events)
+    """For random filters, positions and pages, wherever blocks of events end and are merged."""
+    monkeypatch.setattr(trail, "BLOCK_EVENTS", block)
+    monkeypatch.setattr(trail, "MERGED_EVENTS", merged)
+    monkeypatch.setattr(trail, "TEXTS_READ_MAX", texts)
     service = happened(tmp_path, seed, 100, database_url)
     story, random = told_by(list(service.recorder.events())), Random(f"asked {seed}")
 
-    for _ in range(100):
+    for _ in range(60):
         position = random.randint(0, len(story))
         asked = draw_filters(random, story)
-        meant = [
-            told
-            for told in story[:position]
-            if all(MEANT[name](told, value) for name, value in asked.items())
-        ]
-        expected = [told.recorded.position for told in meant]
-        listed = found(
-            service.ledger, position=position, oldest_first=True, limit=len(story), **asked
-        )
-        assert expected == listed, asked
-        assert expected_counts(meant) == counted(service.ledger, position=position, **asked), asked
+        known = story[:position]
+        expected = [told.recorded.position for told in known if is_meant(told, asked)]
+        of_it: dict[str, Any] = {"position": position, **asked}
+        for oldest_first in (True, False):
+            limit, pages = random.randint(1, len(story)), list[int]()
+            while len(pages) % limit == 0 and (
+                page := found(
+                    service.ledger,
+                    oldest_first=oldest_first,
+                    limit=limit,
+                    cursor_position=pages[-1] if pages else None,
+                    **of_it,
+                )
+            ):
+                pages += page
+            assert (expected if oldest_first else expected[::-1]) == pages, asked
+        assert expected_counts(known, asked) == counted(service.ledger, **of_it), asked
+        alternatives = counted(service.ledger, alternatives=True, **of_it)
+        assert expected_counts(known, asked, alternatives=True) == alternatives, asked
 
     check_ledger(service)
     service.recorder.store.close()
 
 
-def test_a_tally_is_what_counting_finds(ledger: Ledger) -> None:
-    """Over more events than a tally holds, counts are exact at any position and for any span."""
+@on_each_store
+def test_a_clause_is_one_of_a_version_of_a_policy_or_of_any(ledger: Ledger) -> None:
+    """Alone it is one of the policy that is asked for, too, and of every policy without one."""
+    publish(ledger)
+    violate(ledger, policy="acceptable-use@1", clause="bots")
+    publish(ledger, title="Other use")
+    violate(ledger, policy="acceptable-use@2", clause="bots")
+    violate(ledger, policy="acceptable-use@2", clause="phishing")
+    publish(ledger, "partners")
+    violate(ledger, policy="partners@1", clause="bots")
+
+    for asked, expected in (
+        ({"clause": "acceptable-use@2/bots"}, [4]),
+        ({"clause": "acceptable-use/bots"}, [2, 4]),
+        ({"clause": "bots"}, [2, 4, 7]),
+        ({"clause": "bots", "policy": "acceptable-use"}, [2, 4]),
+        ({"clause": "bots", "policy": "acceptable-use@1"}, [2]),
+        ({"clause": "bots", "category": "fraud"}, []),
+        ({"clause": "ots"}, []),
+        ({"clause": "acceptable/bots"}, []),
+        ({"clause": "/bots"}, []),
+        ({"clause": ""}, []),
+    ):
+        assert expected == found(ledger, oldest_first=True, **asked), asked
+
+
+@on_each_store
+def test_a_resource_counts_as_often_as_asking_for_it_finds(ledger: Ledger) -> None:
+    """What concerns every model counts for each model that is named, and not for a tool."""
+    ledger.list_resource(M1, properties={}, by=OFFICER)
+    ledger.list_resource(Resource(type="tool", id="t"), properties={}, by=OFFICER)
+    suspend(ledger, {"type": "model"})
+    suspend(ledger, {"type": "model"}, {"type": "model", "id": "m1"})
+
+    expected = [{"value": "model:m1", "count": 3}, {"value": "tool:t", "count": 1}]
+    assert expected == counted(ledger)["resource"]
+    assert 3 == counted(ledger, resource="model:m1")["total"]
+    named = [{"value": "model:m1", "count": 3}]
+    assert named == counted(ledger, resource="model:m1")["resource"]
+    both = counted(ledger, resource="model:m1", alternatives=True)["resource"]
+    assert expected == both
+
+
+def test_blocks_are_merged_and_hold_every_event_once(ledger: Ledger) -> None:
+    """Over more events than a block has, counts are exact at any position and for any span."""
     instants = []
     with ledger.together():
         publish(ledger)
-        for number in range(2 * trail.TALLY_EVENTS + 10):
+        for number in range(trail.BLOCK_EVENTS + 10):
             by = AUTHORS[number % len(AUTHORS)]
             recorded = ledger.register(ALICE, properties={"number": number}, by=by).recorded
             instants.append(recorded.recorded_at)
     last = ledger.recorder.position
 
-    for position in (1, 999, 1_000, 1_001, 1_999, 2_000, 2_001, last):
+    for position in (1, trail.BLOCK_EVENTS - 1, trail.BLOCK_EVENTS, trail.BLOCK_EVENTS + 1, last):
         counts = counted(ledger, position=position)
         assert position == counts["total"]
         for facet in ("type", "operator", "month"):
             assert position == sum(item["count"] for item in counts[facet])
     assert last == counted(ledger, recorded_from=instants[0])["total"]
+    assert last - 1 == len(found(ledger, subject_type="user", limit=last))
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -753,39 +854,40 @@ def test_a_repair_brings_lost_words_back(told: Ledger) -> None:
 @pytest.mark.parametrize(
     ("asked", "index"),
     [
-        ({"subject": "user:a"}, "trail_subject"),
-        ({"subject": "user:a", "operator": "o", "types": ["t", "u"]}, "trail_subject"),
-        ({"subject": "user:a", "q": "words", "resource": "model:m"}, "trail_subject"),
-        ({"types": ["t"]}, "trail_type"),
-        ({"types": ["t", "u", "v"]}, "trail_type"),
-        ({"operator": "o"}, "trail_operator"),
-        ({"operator": "o", "types": ["t", "u"]}, "trail_operator"),
-        ({"on_behalf_of": "b"}, "trail_on_behalf_of"),
-        ({"resource": "model:m"}, "PRIMARY KEY (resource=? AND position"),
-        ({"resource": "model:m", "operator": "o"}, "PRIMARY KEY (resource=? AND position"),
-        ({"category": "c"}, "trail_clauses_category (category=? AND position"),
-        ({"category": "c", "policy": "p"}, "trail_clauses_category (category=? AND position"),
-        ({"policy": "p@1"}, "PRIMARY KEY (position>? AND position<?)"),
-        ({"recorded_from": T0, "recorded_to": T0}, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
-        ({}, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
-        ({"q": "words", "operator": "o"}, "d VIRTUAL TABLE INDEX"),
+        ({"subject": "user:a"}, "d USING COVERING INDEX trail_subject (subject=? AND position"),
+        ({"on_behalf_of": "b"}, "d USING COVERING INDEX trail_on_behalf_of (on_behalf_of=? AND"),
+        ({"recorded_from": T0}, "d USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        ({}, "d USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        ({"q": "words"}, "d VIRTUAL TABLE INDEX"),
+        ({"subject": "user:a", "types": ["policy.published"]}, "trail_subject (subject=? AND"),
+        ({"subject": "user:a", "q": "words"}, "trail_subject (subject=? AND"),
+        ({"q": "publish*", "operator": "officer"}, "json_each VIRTUAL TABLE INDEX"),
+        ({"category": "c"}, "trail_members_1 (facet=? AND value=? AND block_end"),
+        ({"policy": "p"}, "trail_members_1 (facet=? AND value>? AND value<?)"),
     ],
 )
 def test_a_page_is_read_from_an_index_in_its_order(
-    ledger: Ledger, asked: dict[str, Any], index: str, oldest_first: bool
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Ledger,
+    asked: dict[str, Any],
+    index: str,
+    oldest_first: bool,
 ) -> None:
-    """No page is sorted, none reads the whole trail, and each filter drives by its own index."""
-    publish(ledger)
+    """No page is sorted, none reads the whole trail, and each filter is looked up in its index."""
+    monkeypatch.setattr(trail, "BLOCK_EVENTS", 1)  # so that more than the nearest block is asked
+    for policy in ("first", "second"):
+        publish(ledger, policy)
 
     class Explaining:
-        """Asks how the last statement would run, and runs it."""
+        """Asks how each statement would run, and runs it."""
 
         def __init__(self, cursor: Any) -> None:
             self.cursor = cursor
+            self.plan: list[str] = []
 
         def execute(self, statement: str, params: Sequence[object] = ()) -> None:
             self.cursor.execute(f"EXPLAIN QUERY PLAN {statement}", params)
-            self.plan = [row[3] for row in self.cursor.fetchall()]
+            self.plan += [row[3] for row in self.cursor.fetchall()]
             self.cursor.execute(statement, params)
 
         def fetchone(self) -> Any:
@@ -796,10 +898,8 @@ def test_a_page_is_read_from_an_index_in_its_order(
 
     with ledger.recorder.store.transaction(commit=False) as c:
         explaining: Any = Explaining(c)
-        ROWS.events(explaining, position=9, limit=9, oldest_first=oldest_first, **asked)
+        ROWS.events(explaining, position=2, limit=9, oldest_first=oldest_first, **asked)
 
     slow = [step for step in explaining.plan if re.match(r"SCAN (?!.* VIRTUAL)|.*TEMP", step)]
     assert [] == slow
-    driven = [step for step in explaining.plan if re.match(r"(SEARCH|SCAN) d\b", step)]
-    assert driven
-    assert all(index in step for step in driven), driven
+    assert any(index in step for step in explaining.plan), explaining.plan

@@ -423,6 +423,29 @@ def test_counts_count_what_the_trail_lists(told: Running) -> None:
             for count in counts[name]:
                 of_it = [event for event in events if event[name] == count["value"]]
                 assert len(of_it) == count["count"]
+        for name in ("clause", "resource", "subject_type"):
+            for count in counts[name]:
+                found = items(told, "/v1/events", **{**query, name: count["value"]})
+                assert len(found) == count["count"]
+
+
+def test_counts_say_what_another_value_would_find(told: Running) -> None:
+    """With ``alternatives`` a property is counted as if none of its values were asked for."""
+    asked = {"type": "violation.recorded", "subject_type": "user"}
+    counts, others = (
+        told.done(
+            "GET", "/v1/events/counts", role="auditor", params={**asked, "alternatives": each}
+        )
+        for each in ("false", "true")
+    )
+
+    assert ["violation.recorded"] == [count["value"] for count in counts["type"]]
+    assert counts["total"] == others["total"]
+    assert len(others["type"]) > 1
+    for count in others["type"]:
+        found = items(told, "/v1/events", **{**asked, "type": count["value"]})
+        assert len(found) == count["count"]
+    assert counts["operator"] == others["operator"]
 
 
 @pytest.mark.parametrize("path", BY_POSITION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from eventsourcing.persistence import Cursor
 from fastapi import Depends, Path, Query, Request
@@ -43,13 +43,35 @@ Words = Annotated[
     str | None,
     Query(description="Words that must all occur; word* finds what begins so.", max_length=500),
 ]
+OfClause = Annotated[
+    str | None,
+    Query(
+        max_length=200,
+        description="Of this clause: of a version of a policy, of every version, or of any policy "
+        "or the one that is asked for.",
+        examples=["acceptable-use@1/bots", "acceptable-use/bots", "bots"],
+    ),
+]
+OfSubjectType = Annotated[
+    str | None,
+    Query(max_length=64, description="About subjects of this type.", examples=["user"]),
+]
+Alternatives = Annotated[
+    Literal["true", "false"],
+    Query(
+        description="true counts by each property as if no value of that property were asked for: "
+        "what asking for another value instead would find.",
+    ),
+]
 
 
 def event_filter(
     common: CommonFilters,
     types: TypesAsked = None,
+    subject_type: OfSubjectType = None,
     on_behalf_of: OnBehalfOf = None,
     policy: OfPolicy = None,
+    clause: OfClause = None,
     category: OfCategory = None,
     resource: OfResource = None,
     q: Words = None,
@@ -58,8 +80,10 @@ def event_filter(
     return {
         **common,
         "types": tuple(types or ()),
+        "subject_type": subject_type,
         "on_behalf_of": on_behalf_of,
         "policy": policy,
+        "clause": clause,
         "category": category,
         "resource": model_key(resource, parameter="resource"),
         "q": q,
@@ -78,7 +102,7 @@ class Count(BaseModel):
 
 
 class CountsAnswer(BaseModel):
-    """How many events there are, in all and by each of five properties, most frequent first."""
+    """How many events there are, in all and by each of eight properties, most frequent first."""
 
     total: int
     type: list[Count]
@@ -86,6 +110,9 @@ class CountsAnswer(BaseModel):
     month: list[Count]
     category: list[Count]
     policy: list[Count]
+    clause: list[Count]
+    resource: list[Count]
+    subject_type: list[Count]
     position: int
 
 
@@ -113,12 +140,16 @@ def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) 
     openapi_extra=allow(Role.AUDITOR),
     responses=read_responses(CountsAnswer),
 )
-def counts(request: Request, travel: Travel, filters: Filter) -> Response:
+def counts(
+    request: Request, travel: Travel, filters: Filter, alternatives: Alternatives = "false"
+) -> Response:
     """Count the events that the same filters of the trail list, by type, operator and so on."""
     service = service_of(request)
     with service.reading() as (c, head):
         times = travel.resolve(service, head)
-        found = service.trail.counts(c, position=times.position, **filters)
+        found = service.trail.counts(
+            c, position=times.position, alternatives=alternatives == "true", **filters
+        )
     return answer({**found, "position": times.position}, position=times.position)
 
 
