@@ -35,6 +35,7 @@ from ledger.domain.events import (
     Clause,
     Draft,
     Event,
+    Exported,
     GroupDefined,
     LedgerOpened,
     LedgerRecovered,
@@ -463,6 +464,12 @@ class Ledger:
                 )
                 self._append(c, event, by=by, now=self.recorder.now())
         return texts
+
+    def disclose_export(self, export: Exported, *, subject: Subject | None, by: Author) -> Recorded:
+        """Record that a list leaves the ledger as a file, before the first byte of it does."""
+        with self._transaction() as c:
+            event = RecordDisclosed(subject=subject, export=export)
+            return self._append(c, event, by=by, now=self.recorder.now())
 
     def place_hold(
         self, subject: Subject, *, reason: str, by: Author, once: Once | None = None

@@ -25,6 +25,7 @@ from pyroaring import BitMap
 
 from ledger.domain.errors import InvalidValue
 from ledger.domain.events import (
+    Event,
     GroupDefined,
     RecordDisclosed,
     Recorded,
@@ -369,7 +370,7 @@ class TrailRows:
             (
                 position,
                 event.TYPE,
-                event.subject.key if isinstance(event, SubjectEvent | RecordDisclosed) else None,
+                _subject(event),
                 recorded.author.operator,
                 recorded.author.on_behalf_of,
                 format_instant(recorded.recorded_at),
@@ -474,6 +475,13 @@ class TrailRows:
 
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+def _subject(event: Event) -> str | None:
+    """Return the key of the subject that an event is about, or whose data it says was shown."""
+    if not isinstance(event, SubjectEvent | RecordDisclosed) or event.subject is None:
+        return None
+    return event.subject.key
 
 
 def _text(recorded: Recorded) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ledger.domain.values import (
     ACTIONS_MAX,
@@ -600,25 +600,60 @@ class LedgerRecovered(LedgerFact):
         )
 
 
+class Exported(Value):
+    """What left the ledger in a file: which list, in which form, and of all of it what."""
+
+    view: str = Field(description="Which list: `events`, `suspensions` and so on.")
+    format: str = Field(description="The form of the file, like `csv`.")
+    filters: tuple[tuple[str, str], ...] = Field(
+        description="Name and value of each filter, sorted; a name may stand there again."
+    )
+    position: int = Field(ge=0, description="The position at which the list was read.")
+
+
 class RecordDisclosed(LedgerFact):
-    """Somebody was shown what is sealed in an event. Recorded before it was shown."""
+    """Somebody was shown what is sealed in an event, or took a list with them as a file.
+
+    Recorded before it was shown. Either ``fields`` says what, or ``export``.
+    """
 
     TYPE = "record.disclosed"
-    subject: Subject = Field(description="Whose data was shown.")
-    shown_position: int = Field(ge=1, description="The event whose sealed members were shown.")
-    shown_stream: str = Field(description="The stream of that event.")
-    fields: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="The paths of the members that were shown."
+    subject: Subject | None = Field(
+        default=None, description="Whose data was shown; null when an export is not of one subject."
     )
+    shown_position: int | None = Field(
+        default=None, ge=1, description="The event whose sealed members were shown."
+    )
+    shown_stream: str | None = Field(default=None, description="The stream of that event.")
+    fields: tuple[str, ...] = Field(
+        default=(), description="The paths of the members that were shown."
+    )
+    export: Exported | None = Field(default=None, description="What was exported.")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        opened = (self.shown_position, self.shown_stream, self.fields or None)
+        if self.export is None and None in (*opened, self.subject):
+            raise ValueError("must name the event and the members that were shown, or an export")
+        if self.export is not None and any(opened):
+            raise ValueError("must name either the members that were shown, or an export")
+        return self
 
     @property
-    def about(self) -> str:
-        return str(self.shown_position)
+    def about(self) -> str | None:
+        return None if self.shown_position is None else str(self.shown_position)
 
     def sentence(self) -> str:
+        if self.export is None:
+            assert self.subject is not None
+            return (
+                f"was shown {', '.join(self.fields)} of event {self.shown_position} "
+                f"about {self.subject.key}"
+            )
+        asked = ", ".join(f"{name} {value}" for name, value in self.export.filters)
         return (
-            f"was shown {', '.join(self.fields)} of event {self.shown_position} "
-            f"about {self.subject.key}"
+            f"exported {self.export.view}{f' with {asked}' if asked else ''} "
+            f"as known at position {self.export.position}, as {self.export.format}"
         )
 
 

@@ -689,10 +689,94 @@ def import_(
 
 @app.command()
 def export(
-    bundle: Annotated[Path, typer.Option(help="The archive to write; it must not exist.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Write the whole record to this archive, to be verified.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a list to this file, and its manifest beside it.")
+    ] = None,
+    view: Annotated[str, typer.Option(help="Which list.")] = "events",
+    form: Annotated[str, typer.Option("--format", help="The form of the file.")] = "ndjson",
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="NAME=VALUE, a parameter of the list; may be repeated."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LEDGER_API_KEY", help="The key of who takes the list with them."),
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this service for the list.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the whole record, as it was signed last, to an archive that anybody can verify."""
+    """Write a list to a file, or the whole record to an archive that anybody can verify.
+
+    Without --url a list is read from the database of the settings, by this process.
+    """
+    if (bundle is None) == (output is None):
+        raise typer.BadParameter("say either --bundle or --output")
+    if bundle is not None:
+        _export_bundle(bundle, as_json=as_json)
+    elif output is not None:
+        _export_list(output, view, form, filters or [], api_key, url, as_json=as_json)
+
+
+def _export_list(
+    path: Path,
+    view: str,
+    form: str,
+    filters: list[str],
+    api_key: str | None,
+    url: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    import asyncio
+
+    from ledger.service.exporting import export_file, exporting_client
+    from ledger.service.exports import VIEWS, formats_of
+    from ledger.service.wiring import build
+
+    if view not in VIEWS:
+        raise typer.BadParameter(f"--view {view} is none of {', '.join(VIEWS)}")
+    if form not in formats_of(VIEWS[view]):
+        raise typer.BadParameter(
+            f"--format {form} is none of {', '.join(formats_of(VIEWS[view]))}, "
+            f"which {view} can be exported in"
+        )
+    if not api_key:
+        raise typer.BadParameter("say --api-key, or set LEDGER_API_KEY")
+    parameters = []
+    for each in filters:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--filter {each!r} is not NAME=VALUE")
+        parameters.append((name, value))
+    settings = _settings()
+    database = settings.database_path
+    if url is None and database is not None and not database.exists():
+        raise InvalidValue(f"{database} does not exist; run compliance-ledger init first")
+    service = build(settings) if url is None else None
+
+    async def run(progress: Callable[[int], None]) -> dict[str, Any]:
+        async with exporting_client(url or "", api_key, service) as client:
+            return await export_file(
+                client, path, view=view, format=form, parameters=parameters, progress=progress
+            )
+
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("exporting", total=None)
+        manifest = asyncio.run(run(lambda came: bar.update(task, advance=came)))
+    if as_json:
+        _print_json({"output": str(path), **manifest})
+    else:
+        out.print(
+            f"Wrote {manifest['count']} {view} as known at position {manifest['position']} to "
+            f"{path}, and what they are to {path.name}.manifest.json.",
+            markup=False,
+        )
+
+
+def _export_bundle(bundle: Path, *, as_json: bool) -> None:
     from ledger.service.bundle import Contents, write_bundle
     from ledger.tlog.checkpoint import parse_checkpoint
     from ledger.tlog.merkle import LogError

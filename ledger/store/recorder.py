@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from eventsourcing.persistence import (
     ApplicationRecorder,
@@ -31,6 +31,7 @@ from ledger.store.codec import (
     RecordedNotification,
     decode,
     parse_recorded_at,
+    stored_as_json,
 )
 from ledger.store.projection import Log, Projection
 
@@ -40,6 +41,8 @@ RESOLVE_TRIES: Final = 3  # to reach the database again, each as long as a conne
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most
 _NO_LIMIT: Final = 2**62
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
 
 
 def append_only(table: str, conflict: str) -> tuple[str, ...]:
@@ -632,11 +635,18 @@ class LedgerRecorder(ApplicationRecorder):
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """Return the events at positions, in the order of ``positions``; each must exist."""
+        return self._at(positions, self._recorded)
+
+    def shown_at(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the events at positions as the API shows them, quicker than one by one."""
+        return self._at(positions, lambda row: stored_as_json(*row))
+
+    def _at(self, positions: Sequence[int], read: Callable[[Any], T]) -> list[T]:
         if not positions:
             return []
         with self.store.transaction(commit=False) as c:
             c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
-            found = {row["position"]: self._recorded(row) for row in c.fetchall()}
+            found = {row["position"]: read(row) for row in c.fetchall()}
             return [found[position] for position in positions]
 
     def _recorded(self, row: Any) -> Recorded:

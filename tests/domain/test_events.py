@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from ledger.domain.events import (
     Author,
     ErasureRequested,
     Event,
+    Exported,
     GroupDefined,
     HoldLifted,
     HoldPlaced,
@@ -62,6 +64,8 @@ from tests.domain.given import (
     suspension,
     violation,
 )
+
+EXPORTED = Exported(view="warnings", format="csv", filters=(), position=7)
 
 SENTENCES: list[tuple[Event, str, str | None, str]] = [
     (
@@ -307,7 +311,44 @@ SENTENCES: list[tuple[Event, str, str | None, str]] = [
         "7",
         "was shown details, evidence/0/uri of event 7 about user:alice",
     ),
+    (
+        RecordDisclosed(export=EXPORTED),
+        "ledger",
+        None,
+        "exported warnings as known at position 7, as csv",
+    ),
+    (
+        RecordDisclosed(
+            subject=ALICE,
+            export=Exported(
+                view="events",
+                format="ndjson",
+                filters=(("q", "a, b"), ("subject", "user:alice")),
+                position=9,
+            ),
+        ),
+        "ledger",
+        None,
+        "exported events with q a, b, subject user:alice as known at position 9, as ndjson",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"subject": ALICE},
+        {"subject": ALICE, "shown_position": 7, "shown_stream": "subject/user:alice"},
+        {"shown_position": 7, "shown_stream": "subject/user:alice", "fields": ("details",)},
+        {"export": EXPORTED, "shown_position": 7},
+        {"export": EXPORTED, "fields": ("details",)},
+    ],
+)
+def test_a_disclosure_is_of_sealed_members_or_an_export(named: dict[str, Any]) -> None:
+    """It names what was shown, in one of the two ways and in full."""
+    with pytest.raises(ValidationError, match="must name"):
+        RecordDisclosed(**named)
 
 
 @pytest.mark.parametrize(("event", "stream", "about", "sentence"), SENTENCES)

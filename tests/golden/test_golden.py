@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from ledger.domain.events import EVENT_TYPES, Draft, Recorded
-from ledger.store.codec import decode, encode, parse_recorded_at
+from ledger.store.codec import as_json, decode, encode, parse_recorded_at, stored_as_json
 from tests.golden.make import EXAMPLES, FOLDER, add_missing, file_name
 
 GOLDEN = sorted(FOLDER.glob("*.json"))
@@ -55,6 +55,17 @@ def test_a_kept_fact_belongs_to_its_stream_and_can_be_told(path: Path) -> None:
     assert path.name == file_name(type(recorded.event))
     assert recorded.event.sentence().strip()
     assert recorded.sentence.startswith(recorded.author.operator)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_kept_bytes_are_shown_as_the_fact_is(path: Path) -> None:
+    """What is made of the bytes alone says the same as what is made of the decoded fact."""
+    kept = orjson.loads(path.read_bytes())
+    place = (kept["position"], kept["stream"], kept["version"], kept["type"], kept["recorded_at"])
+    state, recorded = read(path)
+
+    shown = orjson.dumps(as_json(recorded), option=orjson.OPT_SORT_KEYS)
+    assert shown == orjson.dumps(stored_as_json(*place, state), option=orjson.OPT_SORT_KEYS)
 
 
 def test_every_type_and_version_is_kept() -> None:

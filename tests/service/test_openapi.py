@@ -187,6 +187,7 @@ def test_what_is_answered_is_what_is_described(founded: Running, document: dict[
                 "after": 0,
                 "position": 1,
                 "from": 1,
+                "format": "csv",
             }
             body = check(method, path, role, params={name: given[name] for name in needed})
             for item in (body or {}).get("items", ()):

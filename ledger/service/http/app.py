@@ -30,6 +30,7 @@ from ledger.service.http import (
     conduct,
     erasures,
     events,
+    exports,
     following,
     health,
     operators,
@@ -115,6 +116,7 @@ def create_app(service: Service) -> Front:
         access,
         following,
         subjects,
+        exports,  # before what would take export for an id
         conduct,
         suspensions,
         erasures,

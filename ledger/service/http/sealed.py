@@ -42,16 +42,24 @@ class EvidenceView(BaseModel):
     personal: bool
 
 
-def show_erased(service: Service, c: Cursor, shown: Any) -> Any:
-    """Return what is shown, with a word about the erasure in place of each box without a key."""
+def show_erased(service: Service, c: Cursor, shown: Any, *, known: int | None = None) -> Any:
+    """Return what is shown, with a word about the erasure in place of each box without a key.
+
+    Given the position ``known``, only of the erasures up to it: what was erased later is still
+    shown as a box, which nobody can open.
+    """
     if isinstance(shown, dict):
         if shown.keys() == Sealed.model_fields.keys():
             key = shown["key"]
             by = service.erasures.erased_by(c, [key])
-            return {"key": key, "erased": True, "erased_by": by[key]} if by else shown
-        return {name: show_erased(service, c, member) for name, member in shown.items()}
+            if not by or (known is not None and by[key] > known):
+                return shown
+            return {"key": key, "erased": True, "erased_by": by[key]}
+        return {
+            name: show_erased(service, c, member, known=known) for name, member in shown.items()
+        }
     if isinstance(shown, list | tuple):
-        return [show_erased(service, c, item) for item in shown]
+        return [show_erased(service, c, item, known=known) for item in shown]
     return shown
 
 
