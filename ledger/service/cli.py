@@ -13,8 +13,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 
 from ledger.domain.errors import (
     InvalidValue,
@@ -52,6 +53,7 @@ FIRST_OPERATOR: Final = "admin"
 METRICS_HOST: Final = "127.0.0.1"  # the metrics port asks for no key, so it is for this host only
 KEEP_ALIVE_S: Final = 75  # longer than the idle time of common proxies, so that they close first
 SWITCH_INTERVAL_S: Final = 0.001  # a tenth of a write; shorter ones cost more than they give
+FILES_OPEN_MAX: Final = 65_536  # each stream and connection is one; often 1,024 are allowed
 WITNESS_DRAIN_S: Final = 30  # how long open requests may take once a witness is told to stop
 FINDINGS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
 VERDICTS: Final = ("fine", "tampered", "could_not_tell")  # by exit code
@@ -296,6 +298,7 @@ def _run_server(sockets: list[socket.socket], workers: int) -> None:
 
     settings = _settings()
     logs.configure(settings.log_format)
+    _allow_many_files()
     config = uvicorn.Config(
         "ledger.service.cli:asgi",
         factory=True,
@@ -326,6 +329,16 @@ def _run_server(sockets: list[socket.socket], workers: int) -> None:
         started = server.started
     if not started:
         raise typer.Exit(1)
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files to what this process may have, as far as it is of use."""
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_OPEN_MAX if most == resource.RLIM_INFINITY else min(FILES_OPEN_MAX, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def asgi() -> Any:
@@ -847,6 +860,95 @@ def backup(
     _show(report, as_json=as_json)
     if report.code:
         raise typer.Exit(report.code)
+
+
+# --- tail -----------------------------------------------------------------------------------------
+
+
+@app.command()
+def tail(
+    url: Annotated[str | None, typer.Option(help="Follow what this service records.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LEDGER_API_KEY", help="The key of an auditor, with --url."),
+    ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**53, help="Begin after this position; from now on when absent."),
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="Of this type; many times.")
+    ] = None,
+    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
+    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Of this policy, or of this version of one.")
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
+    resource: Annotated[
+        str | None, typer.Option(help="Of this model, or of any resource, as type:id.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Recorded at this instant or later.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Recorded before this instant.")] = None,
+    q: Annotated[
+        str | None, typer.Option(help="Words that must all occur; word* finds what begins so.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show events as they are recorded, one a line, until Ctrl-C.
+
+    Without --url it follows the database of the settings. A service that goes away is asked again.
+    """
+    from ledger.service.tailing import from_database, from_service, trail_filters
+
+    # Started by a script in the background, a process is told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parameters = {
+        "subject": subject,
+        "type": type_,
+        "operator": operator,
+        "on_behalf_of": on_behalf_of,
+        "policy": policy,
+        "category": category,
+        "resource": resource,
+        "from": from_,
+        "to": to,
+        "q": q,
+    }
+    asked = {name: value for name, value in parameters.items() if value is not None}
+    filters = trail_filters(asked)
+    if url is not None and api_key is None:
+        raise typer.BadParameter("--url needs --api-key: a service shows its trail to auditors")
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        if url is not None:
+            assert api_key is not None
+
+            def tell(what: str) -> None:
+                err.print(f"compliance-ledger: {what}; trying again", markup=False)
+
+            events = from_service(url, api_key, asked, since=since, tell=tell)
+        else:
+            service = stack.enter_context(_existing(_settings()))
+            events = from_database(service, filters, since=since)
+        for event in events:
+            if as_json:
+                _print_json(event)
+            else:
+                out.print(_line_of(event))
+
+
+def _line_of(event: Mapping[str, Any]) -> Text:
+    """Return one event as a line: where and when it stands, and what happened."""
+    from ledger.service.tailing import plain
+
+    return Text.assemble(
+        (f"{event['position']:>8}", "bold"),
+        (f"  {event['recorded_at'][:19]}Z  ", "dim"),
+        plain(event["sentence"]),
+    )
 
 
 # --- migrate --------------------------------------------------------------------------------------

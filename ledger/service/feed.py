@@ -70,6 +70,11 @@ class Feed:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def draining(self) -> bool:
+        """Whether the process is about to end."""
+        return self._draining
+
     def drain(self) -> None:
         """Let go of everybody who waits: the process is about to end, another one answers."""
         self._draining = True

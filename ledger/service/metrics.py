@@ -93,6 +93,17 @@ class Metrics:
             "Decisions that are missing from the decision log.",
             registry=registry,
         )
+        self.streams_open = Gauge(
+            "ledger_streams_open",
+            "Streams of the trail that are open.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.streams_cut = Counter(
+            "ledger_streams_cut_total",
+            "Streams of the trail that were cut off, because their readers did not read.",
+            registry=registry,
+        )
         self.processes = Gauge(
             "ledger_processes",
             "Processes that serve.",

@@ -34,6 +34,11 @@ DOCUMENT: dict[str, Any] = {}
 """The OpenAPI document, once a service has told it; the same for every service."""
 
 
+ENDLESS = "/v1/events/stream"
+"""The route whose answer has no end: who reads all routes leaves it out, test_http_stream.py reads
+it."""
+
+
 def template_of(path: str) -> str | None:
     """Return the path of the document that a path is one of."""
     found = [

@@ -35,6 +35,7 @@ from ledger.service.http import (
     health,
     operators,
     search,
+    stream,
     subjects,
     suspensions,
 )
@@ -46,6 +47,7 @@ from ledger.service.http import (
 )
 from ledger.service.http.authzen import EVALUATION_PATHS, REQUEST_ID, AccessApp, DecisionPoint
 from ledger.service.http.drain import Drain
+from ledger.service.http.live import Live
 from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
 from ledger.service.http.problems import (
     MEDIA_TYPE,
@@ -77,7 +79,8 @@ def create_app(service: Service) -> Front:
         log=service.decision_log,
         observe={kind: timed.observe for kind, timed in metrics.check_seconds.items()},
     )
-    monitor = Monitor(service, point, metrics)
+    live = Live(service)
+    monitor = Monitor(service, point, live, metrics)
     service.writer.observe = metrics.append_seconds.observe
     drain = Drain(service.feed, delay_s=service.settings.drain_delay_s)
 
@@ -111,6 +114,7 @@ def create_app(service: Service) -> Front:
     app.state.point = point
     app.state.monitor = monitor
     app.state.drain = drain
+    app.state.live = live
     areas = (
         search,
         access,
@@ -120,6 +124,7 @@ def create_app(service: Service) -> Front:
         conduct,
         suspensions,
         erasures,
+        stream,  # before the events, one of which it would seem to be
         events,
         catalogue,
         operators,

@@ -129,7 +129,7 @@ def events(request: Request, asked: PageAsked, travel: Travel, filters: Filter) 
     def find(c: Any, _: Times, **asked_for: Any) -> list[Item]:
         positions = service.trail.events(c, **asked_for)
         found = service.recorder.at_positions(positions)
-        return [_shown(service, c, recorded) for recorded in found]
+        return [shown(service, c, recorded) for recorded in found]
 
     return page(request, asked, travel, find, **filters)
 
@@ -166,15 +166,15 @@ def event(request: Request, position: PositionPath, reveal: Reveal = "false") ->
         recorded = service.recorder.event(position)
         if recorded is None:
             raise NotFound(f"the ledger ends at position {head}")
-        shown = _shown(service, c, recorded)
+        found = shown(service, c, recorded)
     if reveal == "true":
-        reveal_in(request, position, shown["data"])
-    return answer(shown, position=head)
+        reveal_in(request, position, found["data"])
+    return answer(found, position=head)
 
 
-def _shown(service: Service, c: Cursor, recorded: Recorded) -> dict[str, Any]:
+def shown(service: Service, c: Cursor, recorded: Recorded) -> dict[str, Any]:
     """Return an event as the API shows it, with a word in place of what was erased."""
-    shown = as_json(recorded)
+    found = as_json(recorded)
     if recorded.event.SEALED:
-        shown["data"] = show_erased(service, c, shown["data"])
-    return shown
+        found["data"] = show_erased(service, c, found["data"])
+    return found

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.domain.values import Role, parse_instant
 from ledger.service.http.authzen import DecisionPoint
+from ledger.service.http.live import Live
 from ledger.service.http.problems import problem, responses
 from ledger.service.http.route import allow, router
 from ledger.service.http.shapes import BEHIND_THE_GATE
@@ -61,10 +62,13 @@ def metrics(request: Request) -> Response:
 class Monitor:
     """Publishes the state of one process, and answers for all."""
 
-    def __init__(self, service: Service, point: DecisionPoint, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, point: DecisionPoint, live: Live, metrics: Metrics
+    ) -> None:
         self.metrics = metrics
         self._service = service
         self._point = point
+        self._live = live
         self._deltas = Deltas()
         self._store = CollectorRegistry()
         self._store.register(StoreState(service))
@@ -83,6 +87,7 @@ class Monitor:
         self._stop.set()
         self._thread.join()
         self.metrics.processes.set(0)
+        self.metrics.streams_open.set(0)
 
     def answer(self) -> Response:
         """Return the values of all processes."""
@@ -104,6 +109,8 @@ class Monitor:
             self._deltas.add(metrics.checks["allowed"], point.allowed)
             self._deltas.add(metrics.checks["denied"], point.denied)
             self._deltas.add(metrics.checks["refused"], point.refused)
+            self._deltas.add(metrics.streams_cut, self._live.cut)
+            metrics.streams_open.set(self._live.open)
             if service.decision_log is not None:
                 self._deltas.add(metrics.decisions_dropped, service.decision_log.dropped)
             metrics.index_subjects.set(service.index.subjects)

@@ -26,6 +26,7 @@ from ledger.domain.errors import (
 PROBLEM_TYPE: Final = "urn:compliance-ledger:problem:"
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1  # what was not ready is usually ready a second later
+STREAMS_RETRY_AFTER_S: Final = 5  # streams are long; a second later there is seldom room
 ERRORS_SHOWN_MAX: Final = 50  # more faults than anybody mends at once; the answer stays small
 
 STATUS: Final[Mapping[type[LedgerError], int]] = {
@@ -142,6 +143,19 @@ class TooManyRequests(RequestRefused):
     def headers(self) -> dict[str, str]:
         """Say when to try again (RFC 6585, section 4)."""
         return {"Retry-After": str(self.more.get("retry_after_s", 1))}
+
+
+class TooManyStreams(RequestRefused):
+    """As many streams are open in this process as it may have."""
+
+    status = 503
+    code = "too_many_streams"
+    title = "Too many streams"
+    hint = "Try again after the time in Retry-After; another process may have room."
+
+    def headers(self) -> dict[str, str]:
+        """Say when to try again."""
+        return {"Retry-After": str(STREAMS_RETRY_AFTER_S)}
 
 
 class InvalidRequest(RequestRefused):

@@ -51,6 +51,8 @@ SWEEP_INTERVAL_S: Final = 1.0  # one look at all connections a second costs a mi
 
 STATE_KEY: Final = "decision_point"
 """Under this name the application's lifespan hands over its ``DecisionPoint``."""
+TRANSPORT_KEY: Final = "transport"
+"""Under this name a request that is handed over carries its connection's transport."""
 METRICS_PORT_KEY: Final = "metrics_port"
 """Under this one the port on which nothing but the metrics is answered; ``None``: there is none."""
 
@@ -328,6 +330,7 @@ class CheckProtocol(HttpToolsProtocol):
         for name, value in self._raw_headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        self.scope["state"][TRANSPORT_KEY] = self.transport
         if self._counted:
             self.scope["state"][COUNTED_KEY] = True
             self._counted = False
