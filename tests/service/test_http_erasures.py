@@ -148,6 +148,7 @@ def test_what_is_sealed_is_shown_to_who_asks_after_that_is_recorded(founded: Run
         "shown_position": shown["position"],
         "shown_stream": "subject/user:alice",
         "fields": ["details", "evidence/1/uri", "evidence/1/sha256"],
+        "export": None,
     } == disclosed["data"]
     assert ("ledger", "the-officer", "employee:jane", "look-1") == tuple(
         disclosed[name] for name in ("stream", "operator", "on_behalf_of", "request_id")

@@ -539,8 +539,9 @@ def test_a_parameter_that_is_unknown_or_given_twice_is_refused(told: Running) ->
     tried = 0
     for path, roles, name, many in parameters(told):
         for query in ({"nonsense": "1"}, {name: ["1", "1"]}):
-            answer = told("GET", path, role=roles[0], params=query)
             (asked,) = query
+            needed = {"format": "csv"} if "/export" in path else {}
+            answer = told("GET", path, role=roles[0], params={**needed, **query})
             if many and asked == name:
                 assert 200 == answer.status_code
             else:
