@@ -35,7 +35,7 @@ RELATED_MAX: Final = 20  # events that name an id, of each; the trail has the re
 NAMING_MAX: Final = 20  # ids of an event for which others are looked for: each takes a search
 
 EVENT: Final = "/console/events/{position}"
-NAMES: Final = ("violation", "suspension", "warning", "reinstatement", "erasure", "hold", "key")
+NAMES: Final = ("violation", "suspension", "warning", "erasure", "hold", "key")
 """The members by which events name what an event made."""
 
 Kind = Literal["text", "none", "subject", "suspension", "violation", "sealed", "erased", "revealed"]

@@ -169,7 +169,10 @@ def facets_of(counts: Mapping[str, Any], query: Mapping[str, Any]) -> Iterator[F
     facets = {name: found for name, found in counts.items() if isinstance(found, list)}
     for name in sorted(facets, key=lambda name: (_place(name), name)):
         values = []
-        for found in facets[name][:FACET_VALUES_MAX]:
+        in_order = facets[name]
+        if name == "month":
+            in_order = sorted(in_order, key=lambda found: found["value"], reverse=True)
+        for found in in_order[:FACET_VALUES_MAX]:
             value, is_active = found["value"], found["value"] in _asked_for(name, query)
             without = _without(name, value, query)
             values.append(

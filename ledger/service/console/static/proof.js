@@ -4,6 +4,8 @@
 // C2SP tlog-proof, tlog-checkpoint and signed-note; RFC 9162, section 2.1.3.2.
 "use strict";
 
+const LONG = 300; // characters of a value that is shown in a box of its own
+
 const box = document.getElementById("verify");
 const button = box.querySelector("button");
 const verdict = box.querySelector("[role=status]");
@@ -72,7 +74,8 @@ function step(title) {
   return {
     show(name, value) {
       const content = element("dd", "");
-      content.append(element("code", value));
+      // What is long scrolls in itself, and has to be reached by keyboard for that.
+      content.append(element("code", value, value.length > LONG ? { tabindex: "0" } : {}));
       values.append(element("dt", name), content);
     },
     note: (text) => item.append(element("p", text, { class: "quiet" })),
