@@ -322,4 +322,5 @@ async function verify() {
 }
 
 button.addEventListener("click", verify);
+document.getElementById("without-script").hidden = true;
 box.hidden = false;
