@@ -45,6 +45,11 @@ A form that changes something is a ``POST`` with ``{{ parts.csrf(csrf) }}`` in i
 checked the token, and ``form_of(request)`` has the fields. ``record(request, command, once=…)``
 runs a ``Command`` as the API does. What is refused is shown as a page: just raise.
 
+``parts.subject(…)`` and its like are links for whoever may open such a page, and words for others;
+``may_open("/console/warnings")`` tells it of any other address. ``export_offer(request, "warnings",
+times)`` (``pages/export.py``) is what ``events.export(export, csrf)`` of ``event-parts.html`` makes
+the form of, by which a list is taken along as a file.
+
 A subject's page is ``/console/subjects/one?subject=user:alice``, because ids may hold a slash; an
 event's is ``/console/events/41``, a suspension's ``/console/suspensions/sus_…``, a violation's
 ``/console/violations/vio_…``.

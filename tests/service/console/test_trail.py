@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from ledger.service.console.frame import POLICY
-from ledger.service.console.pages.trail import FACET_VALUES_SHOWN
+from ledger.service.console.pages import event as event_page
+from ledger.service.console.pages.trail import FACET_VALUES_MAX, FACET_VALUES_SHOWN, facets_of
 from ledger.service.console.session import IDLE_S
 from ledger.service.http import live
 from ledger.tlog.leaf import StoredRow, hash_of
@@ -179,6 +180,19 @@ def test_every_filter_can_be_taken_away_again(told: Running) -> None:
     assert [{name} for name in asked] == sorted(left, key=lambda each: list(asked).index(min(each)))
 
 
+def test_rare_values_are_counted_and_not_shown() -> None:
+    """Of a property with very many values the most frequent are there."""
+    values = [{"value": f"c{number}", "count": 1} for number in range(FACET_VALUES_MAX + 1)]
+    (whole,) = facets_of({"total": 9, "category": values[:-1]}, {})
+    (cut,) = facets_of({"total": 9, "category": values}, {})
+
+    assert (FACET_VALUES_MAX, 0) == (len(whole.values), whole.rarer)
+    assert (whole.values, 1) == (cut.values, cut.rarer)
+    assert [("An other thing",)] == [
+        (each.title,) for each in facets_of({"an_other_thing": values[:1]}, {})
+    ]
+
+
 def test_pages_lead_through_the_whole_list(told: Running) -> None:
     """By the keyset of the API: nothing is left out, nothing comes twice."""
     for order in ("newest", "oldest"):
@@ -308,6 +322,26 @@ def test_events_lead_to_what_caused_them_and_what_they_caused(told: Running) -> 
         assert "led to it" in http.get(f"/console/events/{end['position']}").text
 
 
+def test_of_very_many_related_events_the_nearest_are_shown(
+    told: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is behind a link to the trail."""
+    ground = violation_of(told, "user:often")
+    first = told.service.recorder.position
+    for _ in range(3):
+        suspension_of(told, "user:often", grounds=[ground], basis="violations")
+    monkeypatch.setattr(event_page, "RELATED_MAX", 2)
+    with signed_in(told, "auditor") as http:
+        page = http.get(f"/console/events/{first}").text
+        assert {"earlier": [], "later": [first + 1, first + 2]} == sections_of(page)
+        last = http.get(f"/console/events/{first + 3}").text
+        assert {"earlier": [first + 1, first + 2], "later": []} == sections_of(last)
+        assert f"/console/trail?q={ground}" in last
+        monkeypatch.setattr(event_page, "NAMING_MAX", 1)
+        by_own_id = http.get(f"/console/events/{first + 3}").text
+        assert {"earlier": [], "later": []} == sections_of(by_own_id)
+
+
 def test_an_event_that_is_not_known_is_not_there(told: Running) -> None:
     """Neither one that never was, nor one that was recorded after what is known."""
     newest = told.service.recorder.position
@@ -330,7 +364,7 @@ def test_the_proof_is_one_of_the_stored_columns(told: Running) -> None:
     keys = told.service.ledger.log_keys()
     verify_proof(parse_proof(proof.content), leaf, Policy(keys))
     assert POLICY == proof.headers["content-security-policy"]
-    (opened,) = [event for event in told.service.recorder.events(until=1)]
+    (opened,) = list(told.service.recorder.events(until=1))
     assert opened.event.log_key in page  # type: ignore[attr-defined]
 
 

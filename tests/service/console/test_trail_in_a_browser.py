@@ -97,7 +97,7 @@ def watched(page: Page) -> list[str]:
 
 
 def test_hostile_words_stay_words_on_every_page(told: Running, browser: Browser) -> None:
-    """Recorded, asked for or coming in live: no dialog, no frame, and no complaint of the browser."""
+    """Recorded, asked for or coming in live: no dialog, no frame, no complaint."""
     events = told.done("GET", "/v1/events?limit=1000", role="auditor")["items"]
     kinds = {event["type"]: event["position"] for event in events}
     with opened_page(browser, told, "auditor") as page:

@@ -31,8 +31,8 @@ from ledger.store.codec import as_json
 from ledger.tlog.leaf import StoredRow
 from ledger.tlog.note import encode_base64, format_vkey
 
-RELATED_MAX: Final = 20  # events that name an id, of each; the trail has the rest
-NAMING_MAX: Final = 20  # ids of an event for which others are looked for: each takes a search
+RELATED_MAX: Final = 20  # events before and after that name an id; the trail has the rest
+NAMING_MAX: Final = 20  # ids of an event that others are looked for by: each takes two searches
 
 EVENT: Final = "/console/events/{position}"
 NAMES: Final = ("violation", "suspension", "warning", "erasure", "hold", "key")
@@ -211,12 +211,18 @@ def _related(
     following = at(range(here + 1, min(here + RELATED_MAX, until) + 1))
     add(takewhile(lambda each: each.caused_by == here, following), "follows from it")
     for id_ in ids_in(recorded.event)[:NAMING_MAX]:
-        naming = service.trail.events(
-            c, position=until, limit=RELATED_MAX, oldest_first=True, q=_as_one(id_)
-        )
-        named = [each for each in at(naming) if id_ in ids_in(each.event)]
-        add([each for each in named if each.caused_by == here], "follows from it")
-        add(named, f"names {id_}")
+        for oldest_first in (False, True):  # those nearest before it, and nearest after it
+            naming = service.trail.events(
+                c,
+                position=until,
+                limit=RELATED_MAX,
+                cursor_position=here,
+                oldest_first=oldest_first,
+                q=_as_one(id_),
+            )
+            named = [each for each in at(naming) if id_ in ids_in(each.event)]
+            add([each for each in named if each.caused_by == here], "follows from it")
+            add(named, f"names {id_}")
     disclosures = service.trail.events(
         c, position=until, limit=RELATED_MAX, types=(RecordDisclosed.TYPE,), q=f"event-{here}"
     )
