@@ -255,7 +255,8 @@ async function climb(shown, leaf, tree) {
     }
     first = Math.floor(first / 2);
     last = Math.floor(last / 2);
-    shown.show(`${level + 1}: with ${isRight ? "left" : "right"} ${base64(sibling)}`, base64(computed));
+    shown.show(`level ${level + 1}, on the ${isRight ? "left" : "right"}`, base64(sibling));
+    shown.show("together", base64(computed));
   }
   if (last !== 0) throw new Failed("The proof has fewer hashes than the tree has levels.");
   return computed;
