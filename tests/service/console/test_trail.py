@@ -13,7 +13,12 @@ import pytest
 
 from ledger.service.console.frame import POLICY
 from ledger.service.console.pages import event as event_page
-from ledger.service.console.pages.trail import FACET_VALUES_MAX, FACET_VALUES_SHOWN, facets_of
+from ledger.service.console.pages.trail import (
+    FACET_VALUES_MAX,
+    FACET_VALUES_SHOWN,
+    GROUNDS_SHOWN,
+    facets_of,
+)
 from ledger.service.console.session import IDLE_S
 from ledger.service.http import live
 from ledger.tlog.leaf import StoredRow, hash_of
@@ -342,6 +347,19 @@ def test_of_very_many_related_events_the_nearest_are_shown(
         assert {"earlier": [], "later": []} == sections_of(by_own_id)
 
 
+def test_a_list_names_some_grounds_of_many(told: Running) -> None:
+    """And how many there are besides; the event's own page has all."""
+    grounds = [violation_of(told, "user:many") for _ in range(GROUNDS_SHOWN + 1)]
+    for count, more in ((GROUNDS_SHOWN, False), (GROUNDS_SHOWN + 1, True)):
+        suspension_of(told, "user:many", grounds=grounds[:count])
+        with signed_in(told, "auditor") as http:
+            page = http.get("/console/trail?subject=user:many&limit=1").text
+            own = http.get(f"/console/events/{told.service.recorder.position}").text
+        assert [True] * GROUNDS_SHOWN == [each in page for each in grounds[:GROUNDS_SHOWN]]
+        assert (more, False) == ("and 1 more" in page, grounds[-1] in page)
+        assert (more, True) == (grounds[-1] in own, grounds[0] in own)
+
+
 def test_an_event_that_is_not_known_is_not_there(told: Running) -> None:
     """Neither one that never was, nor one that was recorded after what is known."""
     newest = told.service.recorder.position
@@ -414,6 +432,8 @@ def test_what_was_erased_says_so(told: Running) -> None:
 def test_the_trail_is_streamed_to_a_session_as_long_as_it_lasts(told: Running) -> None:
     """What matches comes as it is recorded; the end of the session is the end of the stream."""
     with signed_in(told, "auditor") as http:
+        head = http.head("/console/trail/stream")
+        assert (200, b"") == (head.status_code, head.content)
         page = http.get("/console/trail?type=violation.recorded&limit=5").text
         found = re.search(r'data-stream="([^"]*)" data-after="(\d+)"', page)
         assert found is not None

@@ -25,9 +25,10 @@ from ledger.service.http.events import Filter
 from ledger.service.http.problems import NotAllowed
 from ledger.service.http.route import service_of
 from ledger.service.http.shapes import PageAsked, Travel
-from ledger.service.http.stream import After, stream_events
+from ledger.service.http.stream import MEDIA_TYPE, After, stream_events
 
 FACET_VALUES_SHOWN: Final = 8  # of each facet, before it is opened: what a glance takes in
+GROUNDS_SHOWN: Final = 5  # of one event in a list; its own page has all
 FACET_VALUES_MAX: Final = 100  # of each facet, most frequent first; who wants a rarer one names it
 
 TRAIL: Final = "/console/trail"
@@ -122,6 +123,8 @@ async def stream(request: Request, filters: Filter, after: After = None) -> Resp
 
     To watch is not to be there: a stream does not keep its session from ending.
     """
+    if request.method == "HEAD":  # which has no body to wait for
+        return Response(headers=HEADERS, media_type=MEDIA_TYPE)
     service = service_of(request)
     session: Session = request.state.session
 
@@ -143,7 +146,7 @@ async def stream(request: Request, filters: Filter, after: After = None) -> Resp
 def line_of(recorded: Recorded) -> dict[str, Any]:
     """Return what a list shows of an event: the sentence, and what of it leads elsewhere."""
     event = recorded.event
-    subject = getattr(event, "subject", None)
+    subject, grounds = getattr(event, "subject", None), getattr(event, "grounds", ())
     return {
         "position": recorded.position,
         "type": recorded.type,
@@ -153,7 +156,8 @@ def line_of(recorded: Recorded) -> dict[str, Any]:
         "caused_by": recorded.caused_by,
         "sentence": recorded.sentence,
         "subject": None if subject is None else subject.key,
-        "grounds": getattr(event, "grounds", ()),
+        "grounds": grounds[:GROUNDS_SHOWN],
+        "more_grounds": max(0, len(grounds) - GROUNDS_SHOWN),
     }
 
 
