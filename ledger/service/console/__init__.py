@@ -52,6 +52,11 @@ far as it can, for those who may use them::
     <a class="button" href="{{ link("/console/reinstate", suspension=item.id) }}">End it</a>
     {% endif %}
 
+``parts.subject(…)`` and its like are links for whoever may open such a page, and words for others;
+``may_open("/console/warnings")`` tells it of any other address. ``export_offer(request, "warnings",
+times)`` (``pages/export.py``) is what ``events.export(export, csrf)`` of ``event-parts.html`` makes
+the form of, by which a list is taken along as a file.
+
 A subject's page is ``/console/subjects/record?subject=user:alice``, because ids may hold a slash;
 an event's is ``/console/events/41``, a suspension's ``/console/suspensions/sus_…``, a violation's
 ``/console/violations/vio_…``.

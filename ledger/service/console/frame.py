@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.routing import Match
 
 from ledger.domain.errors import LedgerError
 from ledger.domain.values import format_instant
@@ -50,6 +51,9 @@ NAVIGATION: Final = (
     ("/console/operators", "Operators and keys"),
 )
 """In the order shown; only what exists and what the caller's role may open."""
+
+NOWHERE: Final = "/console/{rest:path}"
+"""The route of whatever is no page."""
 
 _STATIC_TYPES: Final = {
     "css": "text/css; charset=utf-8",
@@ -113,6 +117,28 @@ def sentence_of(role_or_state: str) -> str:
     return role_or_state.replace("_", " ")
 
 
+_asking: ContextVar[tuple[Request, dict[str, bool]]] = ContextVar("asking")
+"""Whose page is being made, and what is known of what they may open; for macros."""
+
+
+def may_open(address: str) -> bool:
+    """Tell whether the console has a page at an address, and whoever asks may open it."""
+    request, known = _asking.get()
+    if address not in known:
+        known[address] = is_open_to(request, address)
+    return known[address]
+
+
+def is_open_to(request: Request, address: str) -> bool:
+    """Tell whether the console has a page at an address, and the caller's role may open it."""
+    caller = getattr(request.state, "caller", None)
+    scope = {"type": "http", "method": "GET", "path": address}
+    for route in request.app.state.console_routes:
+        if route.path != NOWHERE and route.matches(scope)[0] is Match.FULL:
+            return route.roles is None or (caller is not None and caller.role in route.roles)
+    return False
+
+
 ENVIRONMENT: Final = Environment(
     loader=PackageLoader("ledger.service.console"),
     autoescape=True,
@@ -122,6 +148,7 @@ ENVIRONMENT: Final = Environment(
 )
 ENVIRONMENT.globals["static"] = static_address
 ENVIRONMENT.globals["link"] = with_query
+ENVIRONMENT.globals["may_open"] = may_open
 ENVIRONMENT.filters["instant"] = lambda value: (
     value if isinstance(value, str) else format_instant(value)
 )
@@ -168,18 +195,6 @@ def navigation_of(request: Request) -> list[tuple[str, str, bool]]:
     ]
 
 
-def may_open(request: Request, path: str) -> bool:
-    """Tell whether the console has a page at a path, and the caller's role may open it."""
-    caller = getattr(request.state, "caller", None)
-    return caller is not None and any(
-        route.roles is not None
-        and caller.role in route.roles
-        and "GET" in route.methods
-        and route.path_regex.match(path) is not None
-        for route in request.app.state.console_routes
-    )
-
-
 def query_of(request: Request) -> dict[str, str | list[str]]:
     """Return the parameters of a request; a list for one that is given more than once."""
     many = request.query_params
@@ -209,8 +224,7 @@ def render(
     """Return a page. ``times`` are those that it shows, for the link to exactly this view.
 
     Every template has ``request_path`` as ``address``, the parameters as ``query``, the ``caller``
-    (``None`` when nobody is signed in), the token of forms as ``csrf``, ``permalink``, and
-    ``may_open``, which tells whether the caller may open a page.
+    (``None`` when nobody is signed in), the token of forms as ``csrf``, and ``permalink``.
     """
     session = getattr(request.state, "session", None)
     query = Query(query_of(request))
@@ -223,6 +237,7 @@ def render(
             at=format_instant(times.at),
             known_position=str(times.position),
         )
+    _asking.set((request, {}))
     text = ENVIRONMENT.get_template(template).render(
         address=request.url.path,
         query=query,
@@ -231,7 +246,6 @@ def render(
         navigation=navigation_of(request),
         permalink=permalink,
         times=times,
-        may_open=partial(may_open, request),
         **context,
     )
     position = {"Ledger-Position": str(times.position)} if times is not None else {}

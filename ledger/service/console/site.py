@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from ledger.domain.errors import NotFound
 from ledger.service.console import pages
-from ledger.service.console.frame import HEADERS, STATIC
+from ledger.service.console.frame import HEADERS, NOWHERE, STATIC
 from ledger.service.console.route import ANYBODY, console_router
 
 FOREVER: Final = "public, max-age=31536000, immutable"
@@ -41,7 +41,7 @@ nowhere = console_router()
 
 
 @nowhere.api_route(
-    "/console/{rest:path}",
+    NOWHERE,
     methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
     openapi_extra=ANYBODY,
 )

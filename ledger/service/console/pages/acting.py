@@ -23,7 +23,7 @@ from ledger.domain.values import Role
 from ledger.service.console.acting.fields import Field, Values
 from ledger.service.console.acting.foretold import foretell, seen_in
 from ledger.service.console.acting.forms import FORMS, ON_BEHALF_OF, Desk, Form, Shown
-from ledger.service.console.frame import HEADERS, may_open, render, with_query
+from ledger.service.console.frame import HEADERS, is_open_to, render, with_query
 from ledger.service.console.route import author_of, console_router, only, record
 from ledger.service.http.problems import RequestRefused, document_of, status_of
 from ledger.service.http.route import Command, fingerprint, is_header_id, service_of
@@ -93,7 +93,7 @@ def _following(request: Request, fact: Recorded) -> list[tuple[str, str]]:
             (with_query("/console/reinstate", about), "End it"),
         ]
     found.append(("/console/record", "Record something else"))
-    return [each for each in found if may_open(request, each[0].partition("?")[0])]
+    return [each for each in found if is_open_to(request, each[0].partition("?")[0])]
 
 
 # --- a form, twice --------------------------------------------------------------------------------
