@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.routing import Match
 
 from ledger.domain.errors import LedgerError
 from ledger.domain.values import format_instant
@@ -42,12 +44,16 @@ NAVIGATION: Final = (
     ("/console/suspensions", "Suspensions"),
     ("/console/violations", "Violations"),
     ("/console/reinstatements", "Reinstatements"),
+    ("/console/warnings", "Warnings"),
     ("/console/policies", "Policies"),
     ("/console/models", "Models and groups"),
     ("/console/report", "Report"),
     ("/console/operators", "Operators and keys"),
 )
 """In the order shown; only what exists and what the caller's role may open."""
+
+NOWHERE: Final = "/console/{rest:path}"
+"""The route of whatever is no page."""
 
 _STATIC_TYPES: Final = {
     "css": "text/css; charset=utf-8",
@@ -111,6 +117,27 @@ def sentence_of(role_or_state: str) -> str:
     return role_or_state.replace("_", " ")
 
 
+_asking: ContextVar[tuple[Request, dict[str, bool]]] = ContextVar("asking")
+"""Whose page is being made, and what is known of what they may open; for macros."""
+
+
+def may_open(address: str) -> bool:
+    """Tell whether the console has a page at an address, and whoever asks may open it."""
+    request, known = _asking.get()
+    if address not in known:
+        known[address] = _opens(request, address)
+    return known[address]
+
+
+def _opens(request: Request, address: str) -> bool:
+    caller = getattr(request.state, "caller", None)
+    scope = {"type": "http", "method": "GET", "path": address}
+    for route in request.app.state.console_routes:
+        if route.path != NOWHERE and route.matches(scope)[0] is Match.FULL:
+            return route.roles is None or (caller is not None and caller.role in route.roles)
+    return False
+
+
 ENVIRONMENT: Final = Environment(
     loader=PackageLoader("ledger.service.console"),
     autoescape=True,
@@ -120,6 +147,7 @@ ENVIRONMENT: Final = Environment(
 )
 ENVIRONMENT.globals["static"] = static_address
 ENVIRONMENT.globals["link"] = with_query
+ENVIRONMENT.globals["may_open"] = may_open
 ENVIRONMENT.filters["instant"] = lambda value: (
     value if isinstance(value, str) else format_instant(value)
 )
@@ -208,6 +236,7 @@ def render(
             at=format_instant(times.at),
             known_position=str(times.position),
         )
+    _asking.set((request, {}))
     text = ENVIRONMENT.get_template(template).render(
         address=request.url.path,
         query=query,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -172,6 +172,38 @@ class WarningView(BaseModel):
     recorded_at: Instant
 
 
+def violation_filter(
+    common: CommonFilters,
+    state: Annotated[ViolationState | None, Query(description="Of this state, at `at`.")] = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    model: OfResource = None,
+    detected_by: Annotated[DetectedBy | None, Query(description="Found so.")] = None,
+) -> dict[str, Any]:
+    """Read the filters of violations."""
+    return {
+        **common,
+        "state": state,
+        "policy": policy,
+        "clause": clause,
+        "category": category,
+        "model": model_key(model),
+        "detected_by": detected_by,
+    }
+
+
+def warning_filter(
+    common: CommonFilters, policy: OfPolicy = None, category: OfCategory = None
+) -> dict[str, Any]:
+    """Read the filters of warnings."""
+    return {**common, "policy": policy, "category": category}
+
+
+ViolationFilter = Annotated[dict[str, Any], Depends(violation_filter)]
+WarningFilter = Annotated[dict[str, Any], Depends(warning_filter)]
+
+
 @routes.post(
     "/v1/violations",
     status_code=201,
@@ -240,16 +272,7 @@ def warn(request: Request, body: WarningRequest) -> Command:
     responses=read_responses(Page[ViolationView]),
 )
 def violations(
-    request: Request,
-    asked: PageAsked,
-    travel: Travel,
-    common: CommonFilters,
-    state: Annotated[ViolationState | None, Query(description="Of this state, at `at`.")] = None,
-    policy: OfPolicy = None,
-    clause: OfClause = None,
-    category: OfCategory = None,
-    model: OfResource = None,
-    detected_by: Annotated[DetectedBy | None, Query(description="Found so.")] = None,
+    request: Request, asked: PageAsked, travel: Travel, filters: ViolationFilter
 ) -> Response:
     """List violations, newest first.
 
@@ -262,19 +285,7 @@ def violations(
         shown: list[Item] = show_erased(service, c, found)
         return shown
 
-    return page(
-        request,
-        asked,
-        travel,
-        find,
-        state=state,
-        policy=policy,
-        clause=clause,
-        category=category,
-        model=model_key(model),
-        detected_by=detected_by,
-        **common,
-    )
+    return page(request, asked, travel, find, **filters)
 
 
 @routes.get(
@@ -301,12 +312,7 @@ def violation(request: Request, id: IdPath, travel: Travel, reveal: Reveal = "fa
     responses=read_responses(Page[WarningView]),
 )
 def warnings(
-    request: Request,
-    asked: PageAsked,
-    travel: Travel,
-    common: CommonFilters,
-    policy: OfPolicy = None,
-    category: OfCategory = None,
+    request: Request, asked: PageAsked, travel: Travel, filters: WarningFilter
 ) -> Response:
     """List warnings, newest first."""
     return page(
@@ -314,9 +320,7 @@ def warnings(
         asked,
         travel,
         lambda c, _, **asked_for: service_of(request).conduct.warnings(c, **asked_for),
-        policy=policy,
-        category=category,
-        **common,
+        **filters,
     )
 
 

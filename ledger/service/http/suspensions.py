@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, StrictBool
 
@@ -205,6 +205,40 @@ class ReinstatementView(BaseModel):
     recorded_at: Instant
 
 
+def suspension_filter(
+    common: CommonFilters,
+    state: Annotated[SuspensionState | None, Query(description="Of this state, at `at`.")] = None,
+    review: Review = None,
+    in_force: Annotated[Instant | None, Query(description="In force at this instant.")] = None,
+    model: OfResource = None,
+    policy: OfPolicy = None,
+    category: OfCategory = None,
+) -> dict[str, Any]:
+    """Read the filters of suspensions."""
+    return {
+        **common,
+        "state": state,
+        "review": review,
+        "in_force_at": in_force,
+        "model": model_key(model),
+        "policy": policy,
+        "category": category,
+    }
+
+
+def reinstatement_filter(
+    common: CommonFilters,
+    suspension: OfSuspension = None,
+    cause: Annotated[Cause | None, Query(description="For this cause.")] = None,
+) -> dict[str, Any]:
+    """Read the filters of reinstatements."""
+    return {**common, "suspension": suspension, "cause": cause}
+
+
+SuspensionFilter = Annotated[dict[str, Any], Depends(suspension_filter)]
+ReinstatementFilter = Annotated[dict[str, Any], Depends(reinstatement_filter)]
+
+
 @routes.post(
     "/v1/suspensions",
     status_code=201,
@@ -312,16 +346,7 @@ def reinstate(request: Request, body: ReinstatementRequest) -> Command:
     responses=read_responses(Page[ListedSuspension]),
 )
 def suspensions(
-    request: Request,
-    asked: PageAsked,
-    travel: Travel,
-    common: CommonFilters,
-    state: Annotated[SuspensionState | None, Query(description="Of this state, at `at`.")] = None,
-    review: Review = None,
-    in_force: Annotated[Instant | None, Query(description="In force at this instant.")] = None,
-    model: OfResource = None,
-    policy: OfPolicy = None,
-    category: OfCategory = None,
+    request: Request, asked: PageAsked, travel: Travel, filters: SuspensionFilter
 ) -> Response:
     """List suspensions, newest first.
 
@@ -335,13 +360,7 @@ def suspensions(
         lambda c, times, **asked_for: service_of(request).access.suspensions(
             c, at=times.at, **asked_for
         ),
-        state=state,
-        review=review,
-        in_force_at=in_force,
-        model=model_key(model),
-        policy=policy,
-        category=category,
-        **common,
+        **filters,
     )
 
 
@@ -369,12 +388,7 @@ def suspension(request: Request, id: IdPath, travel: Travel, reveal: Reveal = "f
     responses=read_responses(Page[ReinstatementView]),
 )
 def reinstatements(
-    request: Request,
-    asked: PageAsked,
-    travel: Travel,
-    common: CommonFilters,
-    suspension: OfSuspension = None,
-    cause: Annotated[Cause | None, Query(description="For this cause.")] = None,
+    request: Request, asked: PageAsked, travel: Travel, filters: ReinstatementFilter
 ) -> Response:
     """List reinstatements, newest first."""
     return page(
@@ -382,9 +396,7 @@ def reinstatements(
         asked,
         travel,
         lambda c, _, **asked_for: service_of(request).access.reinstatements(c, **asked_for),
-        suspension=suspension,
-        cause=cause,
-        **common,
+        **filters,
     )
 
 
