@@ -88,8 +88,8 @@ def policy(
     policy = found[id]
     compared = changes = None
     if before is not None or after is not None:
-        later = after or len(policy.versions)
-        compared = (policy.version(before or max(1, later - 1)), policy.version(later))
+        later = policy.version(after or len(policy.versions))
+        compared = (policy.version(before or max(1, later.version - 1)), later)
         changes = clause_changes(compared[0].clauses, compared[1].clauses)
     shown = (
         policy.version(version)
