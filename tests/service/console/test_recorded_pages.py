@@ -10,10 +10,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 import pytest
 
-from ledger.service.console.pages import models
+from ledger.service.console import shown
+from ledger.service.console.pages import conduct, models
 from ledger.service.console.pages.models import GROUPS_SHOWN_MAX, KEPT_OUT_MAX
 from ledger.service.console.pages.operators import state_of
-from ledger.service.console.shown import ABOUT_SHOWN_MAX
+from ledger.service.console.shown import ABOUT_SHOWN_MAX, RESTING_SHOWN_MAX
 from tests.conftest import SetClock
 from tests.service.conftest import POLICY, Running, founded_on, suspension_of, violation_of
 from tests.service.console.conftest import csrf_in, signed_in
@@ -73,9 +74,8 @@ def fill(run: Running) -> None:
         "summary": HOSTILE,
         "details": SECRET,
         "resources": resources,
-        "evidence": [{"uri": f"s3://{SECRET}", "sha256": "0" * 64, "personal": True}],
+        "evidence": [{"uri": "s3://zebra/1.json", "sha256": "0" * 64, "personal": True}],
     }
-    more["evidence"][0]["uri"] = "s3://zebra/1.json"  # type: ignore[index]
     ground = violation_of(run, f"user:{HOSTILE_ID}", "disinformation", **more)
     suspension_of(run, f"user:{HOSTILE_ID}", grounds=[ground], reason=HOSTILE, duration="P9D")
     subject = {"type": "user", "id": HOSTILE_ID}
@@ -90,9 +90,10 @@ def fill(run: Running) -> None:
     gone = violation_of(run, "user:overturned")
     body = {"reason": HOSTILE}
     run.done("POST", f"/v1/violations/{gone}/overturn", role="approver", json=body)
+    fraud: Any = POLICY["clauses"][0]
     clauses = [
-        {**POLICY["clauses"][0], "text": f"Never deceive people for gain. {HOSTILE}"},  # type: ignore[index,dict-item]
-        {**POLICY["clauses"][0], "id": "spam", "title": HOSTILE},  # type: ignore[index,dict-item]
+        {**fraud, "text": f"Never deceive people for gain. {HOSTILE}"},
+        {**fraud, "id": "spam", "title": HOSTILE},
     ]
     run.done("PUT", "/v1/policies/aup", role="admin", json={"title": HOSTILE, "clauses": clauses})
     listed = {
@@ -138,7 +139,7 @@ LISTS: Final = {
 def ids_in(page: str, kind: str) -> list[str]:
     """The ids that the lines of a list link to, in order."""
     body = page.partition("<tbody>")[2].partition("</tbody>")[0]
-    return re.findall(rf'<tr>\s*<td>\s*<a class="id" href="/console/{kind}/([^"?]+)', body)
+    return re.findall(rf'<tr>\s*<td[^>]*>\s*<a class="id" href="/console/{kind}/([^"?]+)', body)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def kept_out_in(page: str) -> dict[str, tuple[int, int]]:
     """The counts of suspensions and subjects of each resource on the page of models."""
     found = re.findall(
         r'href="/console/models/one\?resource=([^"&]+)">.*?'
-        r'<td class="number">(?:<a [^>]+>)?(\d+)(?:</a>)?</td>\s*<td class="number">(\d+)</td>',
+        r"<td>(?:<a [^>]+>)?(\d+)(?:</a>)?</td>\s*<td>(\d+)</td>",
         page.partition('id="groups"')[0],
         re.DOTALL,
     )
@@ -377,13 +378,34 @@ def test_counting_ends_at_its_limit(told: Running, monkeypatch: pytest.MonkeyPat
         assert "All 1 groups" in http.get("/console/models").text
 
 
+def test_what_is_around_a_thing_is_shown_up_to_a_limit(
+    told: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many events, and decisions that rest on a violation, as the limits say; then: more."""
+    ground = newest(told, "violations", model="atlas-3")["id"]
+    subject = {"type": "user", "id": HOSTILE_ID}
+    body = {"subject": subject, "grounds": [ground], "reason": "Once more."}
+    told.done("POST", "/v1/warnings", role="officer", json=body)
+    seen = []
+    with signed_in(told, "auditor") as http:
+        for limit in (2, 1):
+            monkeypatch.setattr(conduct, "RESTING_SHOWN_MAX", limit)
+            monkeypatch.setattr(shown, "ABOUT_SHOWN_MAX", limit)
+            page = http.get(f"/console/violations/{ground}").text
+            warned = len(re.findall(r'href="/console/warnings/', page))
+            events = page.partition('id="events"')[2].count("<li>")
+            seen.append((warned, "There are more" in page, events))
+    assert [(2, False, 2), (1, True, 1)] == seen
+    assert RESTING_SHOWN_MAX > ABOUT_SHOWN_MAX > 1
+
+
 def test_operators_are_shown_to_administrators_without_their_keys(told: Running) -> None:
     """Ids and times of keys, as the API lists them; neither a key nor its digest."""
     answer = told.done("GET", "/v1/operators", role="admin")["items"]
     with signed_in(told, "admin") as http:
         page = http.get("/console/operators").text
-    shown = re.findall(r'<td class="id">([^<]+)</td>', page)
-    assert [item["id"] for item in answer] == shown
+    listed = re.findall(r'<td><span class="id">([^<]+)</span><br><small>(\w+)</small>', page)
+    assert [(item["id"], item["role"]) for item in answer] == listed
     keys = [key["id"] for item in answer for key in item["keys"]]
     assert keys == re.findall(r'<span class="id">(key_[^<]+)</span>', page)
     assert [secret for secret in told.keys.values() if secret in page] == []

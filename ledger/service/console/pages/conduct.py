@@ -52,15 +52,16 @@ def _violation(request: Request, id_: str, travel: TimeTravel, *, reveal: bool) 
         if not found:
             raise NotFound(f"no violation is recorded under the id {id_!r}")
         item = with_sealed(service, c, found[0], "details")
+        naming = service.access.resting_on(c, id_)
         resting = [
             each
-            for _, suspension in service.access.resting_on(c, id_)[:RESTING_SHOWN_MAX]
+            for _, suspension in naming[:RESTING_SHOWN_MAX]
             for each in service.access.suspensions(c, **known, limit=1, id_=suspension)
         ]
         warnings = service.conduct.warnings(
             c,
             position=times.position,
-            limit=RESTING_SHOWN_MAX,
+            limit=RESTING_SHOWN_MAX + 1,
             cursor_position=item["position"],  # a warning comes after what it rests on
             oldest_first=True,
             ground=id_,
@@ -75,7 +76,8 @@ def _violation(request: Request, id_: str, travel: TimeTravel, *, reveal: bool) 
         times=times,
         item=item,
         resting=resting,
-        warnings=warnings,
+        warnings=warnings[:RESTING_SHOWN_MAX],
+        more=max(len(naming), len(warnings)) > RESTING_SHOWN_MAX,
         events=events,
         sealed=sealed and not reveal,
     )
