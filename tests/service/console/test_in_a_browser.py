@@ -29,6 +29,7 @@ def test_the_console_is_usable_by_keyboard_and_without_script(
     """The field has the focus, Enter sends the form, and the first stop on a page skips to it."""
     with opened_page(browser, shared, script=False) as page:
         page.goto("/console")
+        page.locator("#key:focus").wait_for()
         page.keyboard.type(shared.keys["officer"])
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Sign out").wait_for()
