@@ -432,6 +432,7 @@ def pages_of(run: Running) -> list[str]:
         "/console/warnings",
         f"/console/suspensions/{newest(run, 'suspensions', subject=f'user:{HOSTILE_ID}')['id']}",
         f"/console/suspensions/{newest(run, 'suspensions', subject='user:s1')['id']}",
+        f"/console/suspensions/{newest(run, 'suspensions', state='scheduled')['id']}",
         f"/console/violations/{newest(run, 'violations', model='atlas-3')['id']}",
         f"/console/violations/{newest(run, 'violations', state='overturned')['id']}",
         f"/console/reinstatements/{newest(run, 'reinstatements', cause='early')['id']}",
