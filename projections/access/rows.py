@@ -546,20 +546,28 @@ class AccessRows:
         at: datetime,
         position: int,
         counted_max: int,
+        beside: Sequence[str] = (),
     ) -> tuple[int, int]:
         """Count the suspensions in force at ``at`` with one of several selectors, and the subjects.
 
-        No more than ``counted_max`` suspensions are counted.
+        Those that have a selector of ``beside``, too, are passed over. No more than ``counted_max``
+        suspensions are counted.
         """
         condition, bound = _state_condition("in_force", format_instant(at))
+        passed_over = (
+            " AND NOT EXISTS (SELECT 1 FROM access_selectors y WHERE y.suspension = s.id "
+            f"AND y.selector IN ({', '.join('?' * len(beside))}))"
+            if beside
+            else ""
+        )
         cursor.execute(
             "SELECT count(*), count(DISTINCT subject) FROM (SELECT DISTINCT s.id, s.subject "
             "FROM access_selectors x JOIN access_suspensions s ON s.id = x.suspension "
             "JOIN access_terms t ON t.suspension = s.id "
             "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
             f"WHERE x.selector IN ({', '.join('?' * len(covering))}) AND s.position <= ? "
-            f"AND {condition} LIMIT ?) AS found",
-            (position, position, *covering, position, *bound, counted_max),
+            f"AND {condition}{passed_over} LIMIT ?) AS found",
+            (position, position, *covering, position, *bound, *beside, counted_max),
         )
         suspensions, subjects = cursor.fetchone()
         return int(suspensions), int(subjects)
