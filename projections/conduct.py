@@ -211,11 +211,15 @@ class ConductRows:
         subject: str | None = None,
         policy: str | None = None,
         category: str | None = None,
+        ground: str | None = None,
         operator: str | None = None,
         recorded_from: datetime | None = None,
         recorded_to: datetime | None = None,
     ) -> list[dict[str, object]]:
-        """Return warnings as known at ``position``, by position; ``policy`` as for violations."""
+        """Return warnings as known at ``position``, by position; ``policy`` as for violations.
+
+        ``ground`` is a violation that the warning names.
+        """
         where, values = _where(
             {
                 "position <= ?": position,
@@ -226,6 +230,7 @@ class ConductRows:
                 # text with bare quotes. Of the two conditions each needs its own wording here.
                 "replace(clauses, ?, '') <> clauses": _named("policy", policy),
                 "clauses <> replace(clauses, ?, '')": _named("category", category),
+                "replace(grounds, ?, '') <> grounds": None if ground is None else _json(ground),
                 "operator = ?": operator,
                 "recorded_at >= ?": format_instant(recorded_from) if recorded_from else None,
                 "recorded_at < ?": format_instant(recorded_to) if recorded_to else None,

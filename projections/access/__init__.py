@@ -14,7 +14,7 @@ from projections.access.index import (
     Answer,
     Restriction,
 )
-from projections.access.rows import AccessRows, snapshot
+from projections.access.rows import AccessRows, selectors_of, snapshot
 
 __all__ = [
     "CHANGES_ANSWERS",
@@ -27,5 +27,6 @@ __all__ = [
     "RequireAccess",
     "Restriction",
     "Verdict",
+    "selectors_of",
     "snapshot",
 ]

@@ -487,6 +487,7 @@ class AccessRows:
         review: bool | None = None,
         in_force_at: datetime | None = None,
         model: str | None = None,
+        covering: Sequence[str] | None = None,
         policy: str | None = None,
         category: str | None = None,
         operator: str | None = None,
@@ -496,7 +497,7 @@ class AccessRows:
         """Return suspensions as they stood at ``at``, as known at ``position``, by position.
 
         ``model`` is a resource key; suspensions of its type and of groups that hold it now match
-        too.
+        too. ``covering`` is any of several selectors, as ``selectors_of`` returns them.
         ``policy`` is a policy (``acceptable-use``) or a version of one (``acceptable-use@1``).
         """
         where = ["s.position <= ?"]
@@ -534,11 +535,12 @@ class AccessRows:
                 now,
             )
         if model is not None:
-            selectors = self._selectors_of(cursor, model)
+            covering = self._selectors_of(cursor, model)
+        if covering is not None:
             also(
                 "s.id IN (SELECT suspension FROM access_selectors WHERE selector IN "
-                f"({', '.join('?' * len(selectors))}))",
-                *selectors,
+                f"({', '.join('?' * len(covering))}))",
+                *covering,
             )
         if policy is not None:
             also(_CLAUSES_HOLD, _named("policy", policy))
@@ -605,11 +607,43 @@ class AccessRows:
     def _selectors_of(self, cursor: Cursor, resource: str) -> list[str]:
         cursor.execute("SELECT name, resources FROM access_groups")
         groups = [
-            f"group {name}"
-            for name, resources in cursor.fetchall()
-            if resource in orjson.loads(resources)
+            name for name, resources in cursor.fetchall() if resource in orjson.loads(resources)
         ]
-        return [f"resource {resource}", f"type {resource.partition(':')[0]}", *groups]
+        return selectors_of(resource, groups)
+
+    def kept_out(
+        self,
+        cursor: Cursor,
+        covering: Sequence[str],
+        *,
+        at: datetime,
+        position: int,
+        counted_max: int,
+        beside: Sequence[str] = (),
+    ) -> tuple[int, int]:
+        """Count the suspensions in force at ``at`` with one of several selectors, and the subjects.
+
+        Those that have a selector of ``beside``, too, are passed over. No more than ``counted_max``
+        suspensions are counted.
+        """
+        condition, bound = _state_condition("in_force", format_instant(at))
+        passed_over = (
+            " AND NOT EXISTS (SELECT 1 FROM access_selectors y WHERE y.suspension = s.id "
+            f"AND y.selector IN ({', '.join('?' * len(beside))}))"
+            if beside
+            else ""
+        )
+        cursor.execute(
+            "SELECT count(*), count(DISTINCT subject) FROM (SELECT DISTINCT s.id, s.subject "
+            "FROM access_selectors x JOIN access_suspensions s ON s.id = x.suspension "
+            "JOIN access_terms t ON t.suspension = s.id "
+            "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
+            f"WHERE x.selector IN ({', '.join('?' * len(covering))}) AND s.position <= ? "
+            f"AND {condition}{passed_over} LIMIT ?) AS found",
+            (position, position, *covering, position, *bound, *beside, counted_max),
+        )
+        suspensions, subjects = cursor.fetchone()
+        return int(suspensions), int(subjects)
 
     def reinstatements(
         self,
@@ -780,6 +814,12 @@ def _suspension_json(row: Mapping[str, Any], at: datetime) -> dict[str, object]:
         "operator": row["operator"],
         "recorded_at": row["recorded_at"],
     }
+
+
+def selectors_of(resource: str, groups: Iterable[str]) -> list[str]:
+    """Return the selectors that cover a resource that is in these groups."""
+    named = (f"group {group}" for group in groups)
+    return [f"resource {resource}", f"type {resource.partition(':')[0]}", *named]
 
 
 def _selector_key(selector: object) -> str:

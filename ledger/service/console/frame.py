@@ -44,6 +44,7 @@ NAVIGATION: Final = (
     ("/console/suspensions", "Suspensions"),
     ("/console/violations", "Violations"),
     ("/console/reinstatements", "Reinstatements"),
+    ("/console/warnings", "Warnings"),
     ("/console/policies", "Policies"),
     ("/console/models", "Models and groups"),
     ("/console/report", "Report"),

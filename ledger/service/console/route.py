@@ -49,7 +49,7 @@ SIGN_IN: Final = "/console/sign-in"
 NEXT_CHARACTERS_MAX: Final = 2_000  # the longest address that every browser and proxy takes
 FORM_FIELDS_MAX: Final = 400  # the largest names 100 resources, 100 grounds and 100 actions
 FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
-INSTANTS: Final = frozenset(("at", "known_at", "from", "to"))
+INSTANTS: Final = frozenset(("at", "known_at", "from", "to", "in_force"))
 """The parameters that a ``datetime-local`` or ``date`` field fills in."""
 
 _LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(:\d\d(?:\.\d+)?)?)?\Z")

@@ -51,8 +51,12 @@ def no_such_page(rest: str) -> Response:
 
 
 def console_routes() -> list[BaseRoute]:
-    """Return every route of the console, the one for what is no page last."""
+    """Return every route of the console, the one for what is no page last.
+
+    An address without a parameter comes first: /console/violations/new is no violation's page.
+    """
     found = list(routes.routes)
     for module in sorted(iter_modules(pages.__path__), key=lambda each: each.name):
         found += import_module(f"{pages.__name__}.{module.name}").routes.routes
+    found.sort(key=lambda route: "{" in getattr(route, "path", ""))
     return [*found, *nowhere.routes]
