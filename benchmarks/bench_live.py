@@ -47,7 +47,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             database = Path(folder) / "ledger.db"
             admin = new_ledger(database)
-            with serving(database, core=None, LEDGER_LOG_FORMAT="text") as (url, port, pid):
+            with serving(database, core=None) as (url, port, pid):
                 measure(url, port, pid, keys_of(url, admin))
 
 
@@ -64,7 +64,9 @@ def many_readers(url: str, port: int, pid: int, keys: dict[str, str]) -> None:
         took = time.monotonic() - begun
         found = ask()
         print(f"{READERS:,} readers, {rate:.0f} events/s")
-        print(f"  delivered: {found['messages'] / took:10,.0f} /s, all {behind:.1f} s after the last")
+        print(
+            f"  delivered: {found['messages'] / took:10,.0f} /s, all {behind:.1f} s after the last"
+        )
         print(f"  delay:     p50 {found['p50_ms']} ms  p99 {found['p99_ms']} ms")
         print(
             f"  server:    {(cpu_seconds(pid) - spent) / took:.2f} s of a core a second, and "

@@ -67,7 +67,7 @@ class Readers:
     recorded: dict[int, float] = field(default_factory=dict)
     delays_ms: Counter[int] = field(default_factory=Counter)
     messages: int = 0
-    bytes: int = 0
+    received: int = 0
     connected: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Readers:
     def _answer(self, asked: str) -> None:
         if asked == "forget":
             self.delays_ms.clear()
-            self.messages = self.bytes = 0
+            self.messages = self.received = 0
         ready = [reader for reader in self.readers if not reader.slow]
         spent = resource.getrusage(resource.RUSAGE_SELF)
         found = {
@@ -102,7 +102,7 @@ class Readers:
             "connected": sum(reader.is_begun for reader in self.readers),
             "connections": self.connected,
             "messages": self.messages,
-            "bytes": self.bytes,
+            "bytes": self.received,
             "slow": len(self.readers) - len(ready),
             "cut": sum(reader.is_cut for reader in self.readers),
             "p50_ms": self._percentile(0.5),
@@ -148,7 +148,7 @@ class Readers:
             connection.close()
             reader.back_at = now + COME_BACK_S
             return
-        connection.setblocking(False)
+        connection.settimeout(0)
         reader.connection, reader.kept, reader.is_begun = connection, b"", False
         self.connected += 1
         if not reader.slow:
@@ -175,7 +175,7 @@ class Readers:
         if not data:
             self._close(reader)
             return
-        self.bytes += len(data)
+        self.received += len(data)
         self._take(reader, data)
 
     def _take(self, reader: Reader, data: bytes) -> None:
@@ -185,10 +185,12 @@ class Readers:
             # The first message names the position from which on it reads.
             _, begins, named = rest.partition(b"retry: ")
             if not end or b"\n\n" not in named:
-                if end and not head.startswith(b"HTTP/1.1 200"):
-                    self.faults.append(repr(head[:200]))
-                    kept = b""
                 reader.kept = kept
+                if end and not head.startswith(b"HTTP/1.1 200"):
+                    # A service that is about to end takes no more, and another will.
+                    if not head.startswith(b"HTTP/1.1 503"):
+                        self.faults.append(repr(head[:200]))
+                    self._close(reader)
                 return
             position = int(named.partition(b"id: ")[2].partition(b"\n")[0])
             if reader.last >= 0 and position != reader.last:
@@ -321,7 +323,7 @@ def crowd(
         yield Crowd(process)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def write(url: str, key: str, events: int, *, rate: float) -> float:

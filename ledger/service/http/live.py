@@ -50,7 +50,7 @@ PAGE_EVENTS_MAX: Final = 100  # read from the store at once, for one stream
 PAGE_BYTES_MAX: Final = 64 * 1024  # of these, what a stream holds until its reader has taken it
 PAGES_AT_ONCE: Final = 2  # threads that read pages: other requests need threads, too
 PIECE_BYTES_MAX: Final = 32 * 1024  # of one send; a single event may be larger
-CHUNK_BYTES_MAX: Final = 64 * 1024  # of one span straight into a connection, which then is empty
+CHUNK_BYTES_MAX: Final = 64 * 1024  # of a span straight into a connection: all of a filter share it
 WOKEN_TOGETHER: Final = 50  # streams that send in a row, before others have their turn
 RETRY_MS: Final = 2_000  # after which a reader comes back: a process has started again by then
 
