@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,9 +35,9 @@ SECONDS: Final = 20
 SLOW: Final = 200
 WRITERS: Final = 4
 WRITES_PER_S: Final = 100  # one by one; a share of what the service can, so that none queues
-TURN_S: Final = 4  # of writing, with slow readers and without
-TURNS: Final = 9  # with them; together longer than the service bears with who does not read
-TURNS_ALONE: Final = 5  # before they come, and again after they are gone
+TURN_S: Final = 3  # of writing; shorter than the service bears with who does not read
+TURNS: Final = 5  # before the slow readers come, beside them, and when they are gone
+FILLING: Final = 600  # events that are more than the buffers of a connection hold
 WITHIN_S: Final = 120
 
 
@@ -80,36 +81,40 @@ def many_readers(url: str, port: int, pid: int, keys: dict[str, str]) -> None:
 
 
 def slow_readers(url: str, port: int, pid: int, keys: dict[str, str]) -> None:
-    """Write with slow readers and without, in turns."""
+    """Write with slow readers and without."""
     # One that keeps up is there all the time, so that the trail is followed in either case.
     with crowd(port, keys["auditor"], readers=1) as quick:
         quick.until(position=0, connected=1, within_s=WITHIN_S)
-        writing(port, keys, "warm")
-        alone = [writing(port, keys, f"before-{turn}") for turn in range(TURNS_ALONE)]
-        empty_mb = most_mb = memory_mb(pid)
+        officer = keys["officer"]
+        write(url, officer, 2 * FILLING, rate=RATE)
+        alone = [writing(port, keys, f"before-{turn}") for turn in range(TURNS)]
+        memory = [memory_mb(pid)]
+        write(url, officer, FILLING, rate=RATE)
+        memory.append(memory_mb(pid))
         with crowd(port, keys["auditor"], readers=0, slow=SLOW) as slow:
-            beside = []
-            for turn in range(TURNS):
-                beside.append(writing(port, keys, f"beside-{turn}"))
-                most_mb = max(most_mb, memory_mb(pid))
-            caught_up(url, quick, 1)
-            while (found := slow())["cut"] + (SLOW - found["slow"]) < SLOW:
-                writing(port, keys, f"until-{time.time_ns()}")
-                most_mb = max(most_mb, memory_mb(pid))
-            back = caught_up(url, slow, SLOW)
-            came_back_mb = memory_mb(pid)
-            cut = streams_cut(url, keys["auditor"])
-        alone += [writing(port, keys, f"after-{turn}") for turn in range(TURNS_ALONE)]
+            write(url, officer, FILLING, rate=RATE)
+            memory.append(memory_mb(pid))
+            beside = [writing(port, keys, f"beside-{turn}") for turn in range(TURNS)]
+            begun = time.monotonic()
+            while (cut := streams_cut(url, keys["auditor"])) < SLOW:
+                if time.monotonic() - begun > WITHIN_S:
+                    raise RuntimeError(f"only {cut} of {SLOW} slow readers were cut off")
+                time.sleep(1)
+            slow.hurry()
+            back_s = caught_up(url, slow, SLOW)
+            faults = slow()["faults"]
+        alone += [writing(port, keys, f"after-{turn}") for turn in range(TURNS)]
     p50, p99 = (
         [statistics.median(turn[name] for turn in turns) for turns in (alone, beside)]
         for name in ("p50_ms", "p99_ms")
     )
+    without, with_them = (after - before for before, after in pairwise(memory))
     print(f"{SLOW} readers that take nothing or a byte a second, {WRITES_PER_S} writes/s")
     print(
-        f"  memory:    {empty_mb:.0f} MB before, {most_mb - empty_mb:+.1f} with them, "
-        f"{came_back_mb - empty_mb:+.1f} when they have come back"
+        f"  memory:    {memory[0]:.0f} MB, {with_them - without:+.1f} by them: {FILLING} events "
+        f"added {with_them:.1f} with them, and {without:.1f} before they came"
     )
-    print(f"  cut off:   {cut:.0f}; {back:.1f} s after they came back they had every event, once")
+    print(f"  cut off:   {cut:.0f}; back with every event, once, in {back_s:.1f} s {faults or ''}")
     print(
         f"  writes:    p50 {p50[0]:.1f} ms alone, {p50[1]:.1f} beside them ({p50[1] / p50[0]:.2f});"
         f" p99 {p99[0]:.1f} and {p99[1]:.1f} ({p99[1] / p99[0]:.2f})"
