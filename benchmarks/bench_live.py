@@ -104,10 +104,6 @@ def slow_readers(url: str, port: int, pid: int, keys: dict[str, str]) -> None:
             back_s = caught_up(url, slow, SLOW)
             faults = slow()["faults"]
         alone += [writing(port, keys, f"after-{turn}") for turn in range(TURNS)]
-    p50, p99 = (
-        [statistics.median(turn[name] for turn in turns) for turns in (alone, beside)]
-        for name in ("p50_ms", "p99_ms")
-    )
     without, with_them = (after - before for before, after in pairwise(memory))
     print(f"{SLOW} readers that take nothing or a byte a second, {WRITES_PER_S} writes/s")
     print(
@@ -115,16 +111,24 @@ def slow_readers(url: str, port: int, pid: int, keys: dict[str, str]) -> None:
         f"added {with_them:.1f} with them, and {without:.1f} before they came"
     )
     print(f"  cut off:   {cut:.0f}; back with every event, once, in {back_s:.1f} s {faults or ''}")
-    print(
-        f"  writes:    p50 {p50[0]:.1f} ms alone, {p50[1]:.1f} beside them ({p50[1] / p50[0]:.2f});"
-        f" p99 {p99[0]:.1f} and {p99[1]:.1f} ({p99[1] / p99[0]:.2f})"
+    for name in ("p50", "p99"):
+        print(f"  {name}:       {compared(alone, beside, f'{name}_ms')}")
+
+
+def compared(alone: list[dict[str, Any]], beside: list[dict[str, Any]], name: str) -> str:
+    """Compare the turns, of which on a busy machine only the quietest tells of the service."""
+    told = []
+    for which, of in (("median turn", statistics.median), ("quietest turn", min)):
+        without, with_them = (of([turn[name] for turn in turns]) for turns in (alone, beside))
+        told.append(
+            f"{which} {without:.1f} ms alone, {with_them:.1f} beside them "
+            f"({with_them / without:.2f})"
+        )
+    each = (
+        " ".join(f"{turn[name]:.0f}" for turn in alone),
+        " ".join(f"{turn[name]:.0f}" for turn in beside),
     )
-    print(f"  p99 in turns, alone: {turns(alone)}; beside them: {turns(beside)}")
-
-
-def turns(found: list[dict[str, Any]]) -> str:
-    """Say what was measured each time: on a busy machine it differs more than by what is tried."""
-    return " ".join(f"{turn['p99_ms']:.0f}" for turn in found)
+    return f"{'; '.join(told)}; all turns {each[0]} | {each[1]}"
 
 
 def writing(port: int, keys: dict[str, str], name: str) -> dict[str, Any]:
