@@ -307,7 +307,7 @@ class Live:
                 await self._spread()
                 if until < span.after + SPAN_EVENTS_MAX:
                     spent = loop.time() - started
-                    await asyncio.sleep(max(SPAN_PAUSE_S - spent, spent))
+                    await asyncio.sleep(max(SPAN_PAUSE_S - spent, spent / 4))
         except LedgerError as error:
             log.warning("the streams end, because the trail cannot be read: %s", error)
         except Exception:
