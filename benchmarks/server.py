@@ -143,3 +143,11 @@ def memory_mb(pid: int) -> float:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"no process {pid}")
+
+
+def waited_seconds(pid: int) -> float:
+    """Return how long the threads of a process were ready to compute, and others had the cores."""
+    waited = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        waited += int((thread / "schedstat").read_text().split()[1])
+    return waited / 1e9

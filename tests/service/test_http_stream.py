@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from random import Random
 from typing import Any, Final
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -140,6 +142,44 @@ def test_a_position_that_is_not_there_yet_is_waited_for(
 
     assert (503, "behind") == (answer.status_code, answer.json()["code"])
     assert "1" == answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("chunk_bytes_max", [0, live.CHUNK_BYTES_MAX])
+def test_streams_are_given_the_same_in_pieces_and_as_one_chunk(
+    shared: Running, monkeypatch: pytest.MonkeyPatch, chunk_bytes_max: int
+) -> None:
+    """Those that wait are written to together; what is too much for that is sent one by one."""
+    monkeypatch.setattr(live, "CHUNK_BYTES_MAX", chunk_bytes_max)
+    start = shared.service.recorder.position
+    with reading(shared) as one, reading(shared) as other, reading(shared, q="zoe") as some:
+        for user in ("yves", "zoe", "yves"):
+            violation_of(shared, f"user:{user}")
+            one.up_to(shared.service.recorder.position)  # so that all wait again
+        position = shared.service.recorder.position
+        events = [e for e in listed(shared) if e["position"] > start]
+        assert events == one.up_to(position) == other.up_to(position)
+        assert [e for e in events if "zoe" in e["sentence"]] == some.up_to(position)
+
+
+@pytest.mark.parametrize(("more", "is_given"), [(0, True), (1, False)])
+def test_a_chunk_has_a_limit(
+    shared: Running, monkeypatch: pytest.MonkeyPatch, more: int, *, is_given: bool
+) -> None:
+    """Up to there a connection that is empty and waits is given a span at once."""
+    written: list[bytes] = []
+    connection = Mock(is_closing=lambda: False, get_write_buffer_size=lambda: 0)
+    connection.write = written.append
+    stream = live.Stream({}, 4, lambda: None, connection=connection, waits=True)
+    text = b"x" * 0x100
+    monkeypatch.setattr(live, "CHUNK_BYTES_MAX", len(b"100\r\n%b\r\n" % text) - more)
+    span = live._Span(after=4, last=5, matching={stream.key: [(5, text)]}, size=len(text))
+
+    async def given() -> bool:
+        return live.Live(shared.service)._give(stream, span)
+
+    assert is_given == asyncio.run(given())
+    assert ([b"100\r\n%b\r\n" % text] if is_given else []) == written
+    assert (5 if is_given else 4) == stream.position
 
 
 # --- the same events as a list --------------------------------------------------------------------

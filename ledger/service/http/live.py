@@ -6,6 +6,10 @@ filters that it would pass in a list. Each event that anybody wants is encoded o
 spans are kept in a ring. A stream that is at a span of the ring takes its events from there; one
 that is further behind, or whose filter is new, reads pages from the store until it is there.
 
+Most streams are at the newest span and wait for the next. Those are given it straight into their
+connections, all of a filter the same bytes, so that an event costs little more than what the kernel
+does for it; the others send with a task of their own.
+
 Nobody waits for a slow reader. A stream gives its connection a piece, and no other before the
 kernel has taken most of that one; meanwhile the ring goes on without it. Who takes nothing for
 ``STALL_S`` is cut off, and comes back with the id of the last event that it has seen.
@@ -38,7 +42,7 @@ HEARTBEAT_S: Final = 15.0  # of silence: shorter than the patience of common pro
 STALL_S: Final = 30.0  # a reader that takes less than a kilobyte a second is none
 LAST_STALL_S: Final = 1.0  # the same when the process ends: others wait for it
 STREAM_LOOK_S: Final = 0.5  # between two looks at all streams; a revoked key has a second
-SPAN_PAUSE_S: Final = 0.1  # between two spans: nobody sees it, and it makes of many sends one
+SPAN_PAUSE_S: Final = 0.1  # from one span to the next: nobody sees it, and many sends are one
 SPAN_EVENTS_MAX: Final = 250  # of one span: some milliseconds of reading
 RING_EVENTS_MAX: Final = 1_000  # five seconds of 200 events each; older ones are in the store
 RING_BYTES_MAX: Final = 8 * 1024 * 1024  # of the ring, and of the events encoded for pages
@@ -46,6 +50,7 @@ PAGE_EVENTS_MAX: Final = 100  # read from the store at once, for one stream
 PAGE_BYTES_MAX: Final = 64 * 1024  # of these, what a stream holds until its reader has taken it
 PAGES_AT_ONCE: Final = 2  # threads that read pages: other requests need threads, too
 PIECE_BYTES_MAX: Final = 32 * 1024  # of one send; a single event may be larger
+CHUNK_BYTES_MAX: Final = 64 * 1024  # of a span straight into a connection: all of a filter share it
 WOKEN_TOGETHER: Final = 50  # streams that send in a row, before others have their turn
 RETRY_MS: Final = 2_000  # after which a reader comes back: a process has started again by then
 
@@ -59,7 +64,9 @@ log = logging.getLogger(__name__)
 class Stream:
     """One reader. ``position`` is up to where it has been given everything that it asked for.
 
-    ``require_allowed`` raises when it may not read on.
+    ``require_allowed`` raises when it may not read on. ``key`` is what a stream has in common with
+    those that have the same filters. ``connection`` is there when its answer is sent in chunks, and
+    takes whole ones while the stream ``waits``.
     """
 
     filters: Mapping[str, Any]
@@ -70,12 +77,13 @@ class Stream:
     sending_since: float | None = None
     sent_at: float = 0.0
     cut_off: Callable[[], object] = lambda: None
+    connection: asyncio.Transport | None = None
+    waits: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        """What it has in common with the streams that have the same filters."""
-        return tuple(sorted(self.filters.items()))
+    def __post_init__(self) -> None:
+        self.key = tuple(sorted(self.filters.items()))
 
     @property
     def goes_on(self) -> bool:
@@ -107,6 +115,7 @@ class _Span:
     size: int
     pieces: dict[Key, list[bytes]] = field(default_factory=dict)
     pieces_size: int = 0
+    chunks: dict[Key, bytes] = field(default_factory=dict)
 
 
 class Live:
@@ -190,7 +199,9 @@ class Live:
                 yield b": heartbeat\nid: %d\n\n" % stream.position
                 continue
             stream.wake.clear()
+            stream.waits = True
             await stream.wake.wait()
+            stream.waits = False
         yield b": goodbye\nid: %d\n\n" % stream.position
 
     async def _make_known(self, stream: Stream) -> None:
@@ -293,9 +304,10 @@ class Live:
                     self._read_span, self._position, until, asked
                 )
                 self._add(span, erased=erased)
-                await self._wake()
+                await self._spread()
                 if until < span.after + SPAN_EVENTS_MAX:
-                    await asyncio.sleep(max(SPAN_PAUSE_S, loop.time() - started))
+                    spent = loop.time() - started
+                    await asyncio.sleep(max(SPAN_PAUSE_S - spent, spent / 4))
         except LedgerError as error:
             log.warning("the streams end, because the trail cannot be read: %s", error)
         except Exception:
@@ -330,6 +342,7 @@ class Live:
             self._spans.clear()
         if self._spans:
             self._spans[-1].pieces.clear()
+            self._spans[-1].chunks.clear()
         self._spans.append(span)
         self._position = span.last
         while len(self._spans) > 1 and (
@@ -338,11 +351,42 @@ class Live:
         ):
             self._spans.popleft()
 
-    async def _wake(self) -> None:
+    async def _spread(self) -> None:
+        """Give the newest span to all who wait for it; let the others look what there is."""
+        span = self._spans[-1]
         for count, stream in enumerate(list(self._streams), start=1):
-            stream.wake.set()
+            if not self._give(stream, span):
+                stream.wake.set()
             if count % WOKEN_TOGETHER == 0:
                 await asyncio.sleep(0)
+
+    def _give(self, stream: Stream, span: _Span) -> bool:
+        """Write a span into a connection from which everything before it was taken."""
+        connection = stream.connection
+        if (
+            connection is None
+            or not stream.waits
+            or stream.wake.is_set()
+            or stream.position != span.after
+            or connection.is_closing()
+            or connection.get_write_buffer_size()
+        ):
+            return False
+        chunk = span.chunks.get(stream.key)
+        if chunk is None:
+            matching = span.matching.get(stream.key)
+            if matching is None:
+                return False
+            text = b"".join(text for _, text in matching)
+            chunk = b"%x\r\n%b\r\n" % (len(text), text) if text else b""
+            span.chunks[stream.key] = chunk
+        if len(chunk) > CHUNK_BYTES_MAX:
+            return False
+        if chunk:
+            connection.write(chunk)
+            stream.sent_at = asyncio.get_running_loop().time()
+        stream.position = span.last
+        return True
 
     # --- looking after them -----------------------------------------------------------------------
 

@@ -150,10 +150,14 @@ class EventStream(Response):
         except LedgerError as error:
             await problem_of(error)(scope, receive, send)
             return
-        stream.cut_off = _bounded(scope.get("state", {}).get(TRANSPORT_KEY))
+        stream.connection = scope.get("state", {}).get(TRANSPORT_KEY)
+        stream.cut_off = _bounded(stream.connection)
         gone = asyncio.create_task(_gone(receive, stream))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # Said here, because ``Live`` writes chunks, too.
+            headers = [*self.raw_headers, (b"transfer-encoding", b"chunked")]
+            start = {"type": "http.response.start", "status": 200}
+            await send({**start, "headers": headers if stream.connection else self.raw_headers})
             async with aclosing(self._live.pieces(stream)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     stream.sending_since = loop.time()
