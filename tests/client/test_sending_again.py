@@ -224,6 +224,7 @@ def test_an_answer_of_another_form_is_said_to_be_one() -> None:
         "log": "verified",
         "checkpoint": 1,
         "decisions_dropped": 0,
+        "vault_keys_lost": 0,
         "witnesses": [],
         "mood": "good",
     }
