@@ -66,7 +66,7 @@ Url = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(help="A file with the key for --url; the variable LEDGER_API_KEY when absent."),
+    typer.Option(help="A file with your key; the variable LEDGER_API_KEY when absent."),
 ]
 At = Annotated[
     datetime | None,
@@ -100,22 +100,36 @@ async def _asking(url: str | None, key_file: Path | None) -> AsyncIterator[Async
 
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"--url {url!r} must begin with http:// or https://")
-    async with AsyncClient(url, _key(key_file)) as client:
+    async with AsyncClient(url, key_needed(key_file)) as client:
         yield client
 
 
-def _key(key_file: Path | None) -> str:
+def key_given(key_file: Path | None) -> str | None:
+    """Return the key in a file, or else in the variable; ``None`` when there is neither.
+
+    It is never an option itself: other users of a machine read what commands are started with.
+    """
     if key_file is None:
-        key = os.environ.get(KEY_VARIABLE, "")
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key:
+            return None
     else:
         try:
-            key = key_file.read_text(encoding="utf-8")
+            key = key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"{key_file} cannot be read: {error}") from None
-    key = key.strip()
     if not (key and key.isascii() and key.isprintable()):
+        where = KEY_VARIABLE if key_file is None else str(key_file)
+        raise typer.BadParameter(f"{where} holds no key: a key is one line of printable ASCII")
+    return key
+
+
+def key_needed(key_file: Path | None, whose: str = "an auditor") -> str:
+    """Return the key that is given, or say how to give one."""
+    key = key_given(key_file)
+    if key is None:
         raise typer.BadParameter(
-            f"set {KEY_VARIABLE} to the key of an auditor, or name a file that holds it with "
+            f"set {KEY_VARIABLE} to the key of {whose}, or name a file that holds it with "
             "--key-file"
         )
     return key
