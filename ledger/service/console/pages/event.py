@@ -117,6 +117,7 @@ def _page(
     return render(
         request,
         "event.html",
+        area="/console/trail",
         times=times,
         event=shown,
         line=line_of(recorded),
