@@ -36,7 +36,24 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
-from ledger.service.cli_reading import KeyFile, key_given, key_needed, reading
+from ledger.service.cli_reading import (
+    ByOperator,
+    KeyFile,
+    OfCategory,
+    OfClause,
+    OfPolicy,
+    OfResource,
+    OfSubject,
+    OfSubjectType,
+    OfTypes,
+    OnBehalfOf,
+    RecordedFrom,
+    RecordedTo,
+    Words,
+    key_given,
+    key_needed,
+    reading,
+)
 from ledger.service.opening import existing, place_of, settings_given, words_of
 from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, is_postgresql
 from ledger.service.terminal import AsJson, err, out, print_json, print_table
@@ -863,31 +880,18 @@ def tail(
         int | None,
         typer.Option(min=0, max=2**53, help="Begin after this position; from now on when absent."),
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
-    type_: Annotated[
-        list[str] | None, typer.Option("--type", help="Of this type; several: once for each.")
-    ] = None,
-    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
-    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
-    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Of this policy, or of this version of one.")
-    ] = None,
-    clause: Annotated[
-        str | None,
-        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
-    resource: Annotated[
-        str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
-    ] = None,
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="INSTANT", help="Recorded then or later.")
-    ] = None,
-    to: Annotated[str | None, typer.Option(metavar="INSTANT", help="Recorded before then.")] = None,
-    words: Annotated[
-        str | None, typer.Option("--words", help="Words that must all occur; word* begins so.")
-    ] = None,
+    subject: OfSubject = None,
+    types: OfTypes = None,
+    subject_type: OfSubjectType = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
+    words: Words = None,
+    recorded_from: RecordedFrom = None,
+    recorded_to: RecordedTo = None,
     as_json: AsJson = False,
 ) -> None:
     """Show events as they are recorded, one a line, until Ctrl-C.
@@ -900,7 +904,7 @@ def tail(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parameters = {
         "subject": subject,
-        "type": type_,
+        "type": types,
         "subject_type": subject_type,
         "operator": operator,
         "on_behalf_of": on_behalf_of,
@@ -908,8 +912,8 @@ def tail(
         "clause": clause,
         "category": category,
         "resource": resource,
-        "from": from_,
-        "to": to,
+        "from": recorded_from and format_instant(recorded_from),
+        "to": recorded_to and format_instant(recorded_to),
         "q": words,
     }
     asked = {name: value for name, value in parameters.items() if value is not None}

@@ -80,6 +80,35 @@ KnownPosition = Annotated[
     int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
 ]
 
+# The filters of GET /v1/events, for each command that lists or follows events.
+OfSubject = Annotated[str | None, typer.Option(help="Of this subject, as type:id.")]
+OfTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", help="Of this type; several: once for each.", autocompletion=_event_types
+    ),
+]
+OfSubjectType = Annotated[str | None, typer.Option(help="About subjects of this type.")]
+ByOperator = Annotated[str | None, typer.Option(help="By this operator.")]
+OnBehalfOf = Annotated[str | None, typer.Option(help="For this human, as type:id.")]
+OfPolicy = Annotated[str | None, typer.Option(help="Of this policy, or of this version of one.")]
+OfClause = Annotated[
+    str | None, typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause.")
+]
+OfCategory = Annotated[str | None, typer.Option(help="Of clauses of this category.")]
+OfResource = Annotated[
+    str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
+]
+Words = Annotated[str | None, typer.Option(help="Words that must all occur; word* begins so.")]
+RecordedFrom = Annotated[
+    datetime | None,
+    typer.Option("--from", parser=_instant, metavar="INSTANT", help="Recorded then or later."),
+]
+RecordedTo = Annotated[
+    datetime | None,
+    typer.Option("--to", parser=_instant, metavar="INSTANT", help="Recorded before then."),
+]
+
 
 # --- whom to ask ----------------------------------------------------------------------------------
 
@@ -396,40 +425,18 @@ def _flat(value: Any, place: str = "") -> dict[str, str]:
 def trail(
     url: Url = None,
     key_file: KeyFile = None,
-    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            help="Of this type; several: once for each.",
-            autocompletion=_event_types,
-        ),
-    ] = None,
-    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
-    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
-    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Of this policy, or of this version of one.")
-    ] = None,
-    clause: Annotated[
-        str | None,
-        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
-    resource: Annotated[
-        str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
-    ] = None,
-    words: Annotated[
-        str | None, typer.Option("--words", help="Words that must all occur; word* begins so.")
-    ] = None,
-    recorded_from: Annotated[
-        datetime | None,
-        typer.Option("--from", parser=_instant, metavar="INSTANT", help="Recorded then or later."),
-    ] = None,
-    recorded_to: Annotated[
-        datetime | None,
-        typer.Option("--to", parser=_instant, metavar="INSTANT", help="Recorded before then."),
-    ] = None,
+    subject: OfSubject = None,
+    types: OfTypes = None,
+    subject_type: OfSubjectType = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
+    words: Words = None,
+    recorded_from: RecordedFrom = None,
+    recorded_to: RecordedTo = None,
     known_at: KnownAt = None,
     known_position: KnownPosition = None,
     order: Annotated[
