@@ -36,7 +36,24 @@ from ledger.domain.errors import (
     Unavailable,
 )
 from ledger.domain.values import Role, format_instant, parse_instant
-from ledger.service.cli_reading import reading
+from ledger.service.cli_reading import (
+    ByOperator,
+    KeyFile,
+    OfCategory,
+    OfClause,
+    OfPolicy,
+    OfResource,
+    OfSubject,
+    OfSubjectType,
+    OfTypes,
+    OnBehalfOf,
+    RecordedFrom,
+    RecordedTo,
+    Words,
+    key_given,
+    key_needed,
+    reading,
+)
 from ledger.service.opening import existing, place_of, settings_given, words_of
 from ledger.service.settings import METRICS_FOLDER_VARIABLE, Settings, is_postgresql
 from ledger.service.terminal import AsJson, err, out, print_json, print_table
@@ -347,6 +364,10 @@ def demo(host: Host = "127.0.0.1", port: Port = 8080) -> None:
         out.print("\nTry:", markup=False)
         for line in told.examples(url):
             out.print(f"  {line}\n", markup=False)
+        out.print(
+            f"An auditor's desk: {url}/console; sign in with the key of the auditor.\n",
+            markup=False,
+        )
         out.print(f"Serving on {url}; end it with Ctrl-C.", markup=False)
         _serve(listening, 1)
 
@@ -468,10 +489,7 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint of this ledger that was kept.")
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="LEDGER_API_KEY", help="The key of an auditor, with --url."),
-    ] = None,
+    key_file: KeyFile = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Keep the newest checkpoint in this file, if all is well."),
@@ -508,7 +526,9 @@ def verify(
         elif bundle is not None:
             report = verification.verify_bundle(bundle, trusted, progress=progress)
         elif url is not None:
-            report = verification.verify_service(url, trusted, api_key=api_key, progress=progress)
+            report = verification.verify_service(
+                url, trusted, api_key=key_given(key_file), progress=progress
+            )
         else:
             settings = _settings_to_verify()
             database = settings.database_path or settings.database_url
@@ -643,9 +663,7 @@ def _write(path: Path, data: bytes) -> None:
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="Commands, one a line, as POST /v1/batch takes.")],
-    api_key: Annotated[
-        str, typer.Option(envvar="LEDGER_API_KEY", help="The key under which they are recorded.")
-    ],
+    key_file: KeyFile = None,
     url: Annotated[str | None, typer.Option(help="Send them to this service.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -660,6 +678,7 @@ def import_(
 
     if not file.is_file():
         raise InvalidValue(f"{file} is no file")
+    key = key_needed(key_file, "who records them")
     settings = settings_given()
     path = settings.database_path
     if url is None and path is not None and not path.exists():
@@ -672,7 +691,7 @@ def import_(
     gc.set_threshold(IMPORT_ALLOCATIONS)
 
     async def run(advance: Callable[[int], None]) -> Imported:
-        async with importer_of(url or "", api_key, service) as importer:
+        async with importer_of(url or "", key, service) as importer:
             return await import_file(importer, file, progress=advance)
 
     with Progress(console=err, disable=as_json) as bar:
@@ -706,10 +725,7 @@ def export(
         list[str] | None,
         typer.Option("--filter", help="NAME=VALUE, a parameter of the list; may be repeated."),
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="LEDGER_API_KEY", help="The key of who takes the list with them."),
-    ] = None,
+    key_file: KeyFile = None,
     url: Annotated[str | None, typer.Option(help="Ask this service for the list.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -722,7 +738,7 @@ def export(
     if bundle is not None:
         _export_bundle(bundle, as_json=as_json)
     elif output is not None:
-        _export_list(output, view, form, filters or [], api_key, url, as_json=as_json)
+        _export_list(output, view, form, filters or [], key_file, url, as_json=as_json)
 
 
 def _export_list(
@@ -730,7 +746,7 @@ def _export_list(
     view: str,
     form: str,
     filters: list[str],
-    api_key: str | None,
+    key_file: Path | None,
     url: str | None,
     *,
     as_json: bool,
@@ -748,8 +764,7 @@ def _export_list(
             f"--format {form} is none of {', '.join(formats_of(VIEWS[view]))}, "
             f"which {view} can be exported in"
         )
-    if not api_key:
-        raise typer.BadParameter("say --api-key, or set LEDGER_API_KEY")
+    key = key_needed(key_file, "who takes the list with them")
     parameters = []
     for each in filters:
         name, equals, value = each.partition("=")
@@ -763,7 +778,7 @@ def _export_list(
     service = build(settings) if url is None else None
 
     async def run(progress: Callable[[int], None]) -> dict[str, Any]:
-        async with exporting_client(url or "", api_key, service) as client:
+        async with exporting_client(url or "", key, service) as client:
             return await export_file(
                 client, path, view=view, format=form, parameters=parameters, progress=progress
             )
@@ -860,39 +875,23 @@ def backup(
 @app.command()
 def tail(
     url: Annotated[str | None, typer.Option(help="Follow what this service records.")] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="LEDGER_API_KEY", help="The key of an auditor, with --url."),
-    ] = None,
+    key_file: KeyFile = None,
     since: Annotated[
         int | None,
         typer.Option(min=0, max=2**53, help="Begin after this position; from now on when absent."),
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
-    type_: Annotated[
-        list[str] | None, typer.Option("--type", help="Of this type; many times.")
-    ] = None,
-    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
-    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
-    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Of this policy, or of this version of one.")
-    ] = None,
-    clause: Annotated[
-        str | None,
-        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
-    resource: Annotated[
-        str | None, typer.Option(help="Of this model, or of any resource, as type:id.")
-    ] = None,
-    from_: Annotated[
-        str | None, typer.Option("--from", help="Recorded at this instant or later.")
-    ] = None,
-    to: Annotated[str | None, typer.Option(help="Recorded before this instant.")] = None,
-    q: Annotated[
-        str | None, typer.Option(help="Words that must all occur; word* finds what begins so.")
-    ] = None,
+    subject: OfSubject = None,
+    types: OfTypes = None,
+    subject_type: OfSubjectType = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
+    words: Words = None,
+    recorded_from: RecordedFrom = None,
+    recorded_to: RecordedTo = None,
     as_json: AsJson = False,
 ) -> None:
     """Show events as they are recorded, one a line, until Ctrl-C.
@@ -905,7 +904,7 @@ def tail(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parameters = {
         "subject": subject,
-        "type": type_,
+        "type": types,
         "subject_type": subject_type,
         "operator": operator,
         "on_behalf_of": on_behalf_of,
@@ -913,22 +912,21 @@ def tail(
         "clause": clause,
         "category": category,
         "resource": resource,
-        "from": from_,
-        "to": to,
-        "q": q,
+        "from": recorded_from and format_instant(recorded_from),
+        "to": recorded_to and format_instant(recorded_to),
+        "q": words,
     }
     asked = {name: value for name, value in parameters.items() if value is not None}
     filters = trail_filters(asked)
-    if url is not None and api_key is None:
-        raise typer.BadParameter("--url needs --api-key: a service shows its trail to auditors")
+    key = key_needed(key_file) if url is not None else None
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         if url is not None:
-            assert api_key is not None
+            assert key is not None
 
             def tell(what: str) -> None:
                 err.print(f"compliance-ledger: {what}; trying again", markup=False)
 
-            events = from_service(url, api_key, asked, since=since, tell=tell)
+            events = from_service(url, key, asked, since=since, tell=tell)
         else:
             service = stack.enter_context(existing(settings_given()))
             events = from_database(service, filters, since=since)
@@ -1065,9 +1063,7 @@ def report(
         int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask this service.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LEDGER_API_KEY", help="The key to ask it with.")
-    ] = None,
+    key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the transparency figures of a period.
@@ -1079,7 +1075,9 @@ def report(
     begins, ends = period_of(start, end, period)
     found: dict[str, Any]
     if url is not None:
-        found = fetch_report(url, api_key, start=begins, end=ends, known_position=known_position)
+        found = fetch_report(
+            url, key_needed(key_file), start=begins, end=ends, known_position=known_position
+        )
     else:
         with existing(settings_given()) as service, service.reading() as (c, head):
             found = report_of(

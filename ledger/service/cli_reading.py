@@ -66,7 +66,7 @@ Url = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(help="A file with the key for --url; the variable LEDGER_API_KEY when absent."),
+    typer.Option(help="A file with your key; the variable LEDGER_API_KEY when absent."),
 ]
 At = Annotated[
     datetime | None,
@@ -78,6 +78,35 @@ KnownAt = Annotated[
 ]
 KnownPosition = Annotated[
     int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
+]
+
+# The filters of GET /v1/events, for each command that lists or follows events.
+OfSubject = Annotated[str | None, typer.Option(help="Of this subject, as type:id.")]
+OfTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", help="Of this type; several: once for each.", autocompletion=_event_types
+    ),
+]
+OfSubjectType = Annotated[str | None, typer.Option(help="About subjects of this type.")]
+ByOperator = Annotated[str | None, typer.Option(help="By this operator.")]
+OnBehalfOf = Annotated[str | None, typer.Option(help="For this human, as type:id.")]
+OfPolicy = Annotated[str | None, typer.Option(help="Of this policy, or of this version of one.")]
+OfClause = Annotated[
+    str | None, typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause.")
+]
+OfCategory = Annotated[str | None, typer.Option(help="Of clauses of this category.")]
+OfResource = Annotated[
+    str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
+]
+Words = Annotated[str | None, typer.Option(help="Words that must all occur; word* begins so.")]
+RecordedFrom = Annotated[
+    datetime | None,
+    typer.Option("--from", parser=_instant, metavar="INSTANT", help="Recorded then or later."),
+]
+RecordedTo = Annotated[
+    datetime | None,
+    typer.Option("--to", parser=_instant, metavar="INSTANT", help="Recorded before then."),
 ]
 
 
@@ -100,22 +129,36 @@ async def _asking(url: str | None, key_file: Path | None) -> AsyncIterator[Async
 
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"--url {url!r} must begin with http:// or https://")
-    async with AsyncClient(url, _key(key_file)) as client:
+    async with AsyncClient(url, key_needed(key_file)) as client:
         yield client
 
 
-def _key(key_file: Path | None) -> str:
+def key_given(key_file: Path | None) -> str | None:
+    """Return the key in a file, or else in the variable; ``None`` when there is neither.
+
+    It is never an option itself: other users of a machine read what commands are started with.
+    """
     if key_file is None:
-        key = os.environ.get(KEY_VARIABLE, "")
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key:
+            return None
     else:
         try:
-            key = key_file.read_text(encoding="utf-8")
+            key = key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"{key_file} cannot be read: {error}") from None
-    key = key.strip()
     if not (key and key.isascii() and key.isprintable()):
+        where = KEY_VARIABLE if key_file is None else str(key_file)
+        raise typer.BadParameter(f"{where} holds no key: a key is one line of printable ASCII")
+    return key
+
+
+def key_needed(key_file: Path | None, whose: str = "an auditor") -> str:
+    """Return the key that is given, or say how to give one."""
+    key = key_given(key_file)
+    if key is None:
         raise typer.BadParameter(
-            f"set {KEY_VARIABLE} to the key of an auditor, or name a file that holds it with "
+            f"set {KEY_VARIABLE} to the key of {whose}, or name a file that holds it with "
             "--key-file"
         )
     return key
@@ -382,40 +425,18 @@ def _flat(value: Any, place: str = "") -> dict[str, str]:
 def trail(
     url: Url = None,
     key_file: KeyFile = None,
-    subject: Annotated[str | None, typer.Option(help="Of this subject, as type:id.")] = None,
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            help="Of this type; several: once for each.",
-            autocompletion=_event_types,
-        ),
-    ] = None,
-    subject_type: Annotated[str | None, typer.Option(help="About subjects of this type.")] = None,
-    operator: Annotated[str | None, typer.Option(help="By this operator.")] = None,
-    on_behalf_of: Annotated[str | None, typer.Option(help="For this human, as type:id.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Of this policy, or of this version of one.")
-    ] = None,
-    clause: Annotated[
-        str | None,
-        typer.Option(help="Of this clause: policy@1/clause, policy/clause or clause."),
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="Of clauses of this category.")] = None,
-    resource: Annotated[
-        str | None, typer.Option(help="Of this model, by its id, or of any resource, as type:id.")
-    ] = None,
-    words: Annotated[
-        str | None, typer.Option("--words", help="Words that must all occur; word* begins so.")
-    ] = None,
-    recorded_from: Annotated[
-        datetime | None,
-        typer.Option("--from", parser=_instant, metavar="INSTANT", help="Recorded then or later."),
-    ] = None,
-    recorded_to: Annotated[
-        datetime | None,
-        typer.Option("--to", parser=_instant, metavar="INSTANT", help="Recorded before then."),
-    ] = None,
+    subject: OfSubject = None,
+    types: OfTypes = None,
+    subject_type: OfSubjectType = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
+    words: Words = None,
+    recorded_from: RecordedFrom = None,
+    recorded_to: RecordedTo = None,
     known_at: KnownAt = None,
     known_position: KnownPosition = None,
     order: Annotated[

@@ -16,7 +16,7 @@ from typing import Any, Final
 from ledger.domain.errors import NotFound
 
 PLOT_ROWS_MAX: Final = 24  # bars that a person can still compare; the table has all rows
-LABEL_CHARACTERS_MAX: Final = 26  # of a bar's name, which fit beside it
+LABEL_CHARACTERS_MAX: Final = 24  # of a bar's name, which fit beside it
 WIDTH: Final = 480
 ROW: Final = 26
 NAMES: Final = 190  # where the bars begin
@@ -74,7 +74,10 @@ def plot_of(name: str, report: Mapping[str, Any]) -> bytes:
 
 
 def _bar(row: Mapping[str, Any]) -> tuple[str, int | None]:
-    words = " ".join(value for value in row.values() if isinstance(value, str))
+    if "clause" in row:  # the clause first: it is what tells the bars of one policy apart
+        words = f"{row['clause']} ({row['policy']})"
+    else:
+        words = " ".join(value for value in row.values() if isinstance(value, str))
     count = row["recorded"] if "recorded" in row else row["count"]
     return _NOT_IN_XML.sub("\ufffd", words), count
 

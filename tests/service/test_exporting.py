@@ -105,7 +105,7 @@ def test_a_list_is_exported_with_its_manifest(
         (("--output", "a", "--view", "warnings", "--format", "ocsf"), 2, "ndjson, csv, parquet"),
         (("--output", "a", "--filter", "subject"), 2, "NAME=VALUE"),
         (("--output", "a", "--filter", "subject=alice"), 1, "the service answers 422"),
-        (("--output", "a", "--api-key", "clk_wrong"), 1, "the service answers 401"),
+        (("--output", "a", "--key-file", "there"), 1, "the service answers 401"),
         (("--output", "here/nowhere/a"), 1, "cannot be written"),
         (("--output", "there"), 1, "there exists"),
     ],
@@ -121,7 +121,7 @@ def test_what_cannot_be_exported_leaves_no_file(
     """One sentence says why; nothing is left behind."""
     (tmp_path / "there").write_text("as it was")
     in_folder = [
-        str(tmp_path / each) if before in ("--output", "--bundle") else each
+        str(tmp_path / each) if before in ("--output", "--bundle", "--key-file") else each
         for before, each in zip(("", *arguments), arguments, strict=False)
     ]
     done = export(*in_folder, "--url", filled.url)

@@ -174,8 +174,11 @@ def paged(asked: Paging, found: Sequence[Mapping[str, Any]]) -> Listed:
     return Listed(shown, str(shown[-1]["position"]))
 
 
-def navigation_of(request: Request) -> list[tuple[str, str, bool]]:
-    """Return address, label and whether it is open, of each area that the caller may open."""
+def navigation_of(request: Request, open_area: str | None) -> list[tuple[str, str, bool]]:
+    """Return address, label and whether it is open, of each area that the caller may open.
+
+    A page is in the area with whose address its own begins, unless ``open_area`` names another.
+    """
     caller = getattr(request.state, "caller", None)
     if caller is None:
         return []
@@ -184,7 +187,7 @@ def navigation_of(request: Request) -> list[tuple[str, str, bool]]:
         for route in request.app.state.console_routes
         if "GET" in route.methods
     }
-    path = request.url.path
+    path = open_area or request.url.path
     return [
         (
             address,
@@ -219,10 +222,13 @@ def render(
     status: int = 200,
     *,
     times: Times | None = None,
+    area: str | None = None,
     headers: Mapping[str, str] | None = None,
     **context: Any,
 ) -> HTMLResponse:
     """Return a page. ``times`` are those that it shows, for the link to exactly this view.
+
+    ``area`` is the address of the area that it belongs to, where its own does not say so.
 
     Every template has ``request_path`` as ``address``, the parameters as ``query``, the ``caller``
     (``None`` when nobody is signed in), the token of forms as ``csrf``, and ``permalink``.
@@ -244,7 +250,7 @@ def render(
         query=query,
         caller=getattr(request.state, "caller", None),
         csrf=Seals(service_of(request).console_key).csrf_of(session) if session else "",
-        navigation=navigation_of(request),
+        navigation=navigation_of(request, area),
         permalink=permalink,
         times=times,
         **context,

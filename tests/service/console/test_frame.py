@@ -123,6 +123,24 @@ def test_a_page_can_be_asked_for_its_head(shared: Running) -> None:
     assert (200, b"") == (answer.status_code, answer.content)
 
 
+def test_the_navigation_shows_in_which_area_a_page_is(shared: Running) -> None:
+    """Also where the address of the page does not begin with that of its area."""
+    shown = {
+        ("auditor", "/console"): "/console",
+        ("auditor", "/console/events/1"): "/console/trail",
+        ("auditor", "/console/export/events"): "/console/trail",
+        ("auditor", "/console/export/warnings"): "/console/warnings",
+        ("auditor", "/console/groups"): "/console/models",
+        ("officer", "/console/suspend?subject=user:new"): "/console/record",
+        ("admin", "/console/issue-key"): "/console/record",
+    }
+    for (role, address), area in shown.items():
+        with signed_in(shared, role) as http:
+            page = http.get(address)
+            assert 200 == page.status_code, address
+            assert [area] == re.findall(r'href="([^"]+)" aria-current="page"', page.text), address
+
+
 def test_the_navigation_shows_what_the_role_may_open(shared: Running) -> None:
     """What is not there, or not for the role, is not linked; every link leads somewhere."""
     for role in ("auditor", "officer", "approver", "admin"):

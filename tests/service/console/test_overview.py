@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 
@@ -81,6 +83,24 @@ def test_each_role_sees_what_it_may_read(
     assert [words for words in sees if words not in page] == []
     assert [words for words in does_not_see if words in page] == []
     assert "Health of the log" in page
+
+
+def test_what_waits_leads_whoever_may_to_the_form_that_settles_it(told: Running) -> None:
+    """Every form that is linked opens; who decides nothing, or looks at another time, gets none."""
+    forms = {
+        "officer": {"reinstate", "revise"},
+        "approver": {"reinstate", "confirm-erasure"},
+        "auditor": set[str](),
+    }
+    for role, expected in forms.items():
+        with signed_in(told, role) as http:
+            main = http.get("/console").text.partition("<main")[2]
+            linked = re.findall(r'href="(/console/([a-z-]+)\?[^"]*)">(?:End|Move|Confirm) ', main)
+            assert expected == {name for _, name in linked}
+            for address, _ in linked[-2:]:
+                assert 200 == http.get(unescape(address)).status_code
+            then = http.get("/console?known_position=30").text.partition("<main")[2]
+            assert 'class="acts"' not in then
 
 
 def test_the_overview_travels_in_time(told: Running) -> None:

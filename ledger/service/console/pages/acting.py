@@ -61,6 +61,7 @@ def recorded_page(request: Request, done: Done) -> Response:
     return render(
         request,
         "recorded.html",
+        area="/console/record",
         done=done,
         event=as_json(fact),
         caused=caused,
@@ -182,6 +183,7 @@ def form_page(
         request,
         "form.html",
         status_of(error) if error else 200,
+        area="/console/record",
         headers=headers,
         form=form,
         fields=(*form.fields, ON_BEHALF_OF) if is_whole else form.given,
@@ -230,6 +232,7 @@ def confirmation_page(
     return render(
         request,
         "confirm.html",
+        area="/console/record",
         form=form,
         carried=values.of(fields),
         sealed=[(each, len(values.text(each.name))) for each in _sealed(fields, values)],

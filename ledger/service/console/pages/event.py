@@ -35,10 +35,11 @@ RELATED_MAX: Final = 20  # events before and after that name an id; the trail ha
 NAMING_MAX: Final = 20  # ids of an event that others are looked for by: each takes two searches
 
 EVENT: Final = "/console/events/{position}"
+HAVE_PAGES: Final = ("violation", "suspension", "reinstatement", "warning")
 NAMES: Final = ("violation", "suspension", "warning", "erasure", "hold", "key")
 """The members by which events name what an event made."""
 
-Kind = Literal["text", "none", "subject", "suspension", "violation", "sealed", "erased", "revealed"]
+Kind = Literal["text", "none", "subject", "thing", "sealed", "erased", "revealed"]
 
 routes = console_router()
 
@@ -117,6 +118,7 @@ def _page(
     return render(
         request,
         "event.html",
+        area="/console/trail",
         times=times,
         event=shown,
         line=line_of(recorded),
@@ -171,10 +173,8 @@ def fields_of(
             yield from fields_of(inner, texts, sealed, f"{path}/{name}" if path else str(name))
     elif value is None or isinstance(value, dict | list | tuple):
         yield Field(path, "none")
-    elif path == "suspension":
-        yield Field(path, "suspension", value)
-    elif path == "violation" or (top == "grounds" and rest):
-        yield Field(path, "violation", value)
+    elif path in HAVE_PAGES or (top == "grounds" and rest):
+        yield Field(path, "thing", value)
     else:
         yield Field(path, "text", value if isinstance(value, str) else orjson.dumps(value).decode())
 

@@ -71,6 +71,7 @@ def _add(view: View) -> None:
         return render(
             request,
             "export.html",
+            area="/console/trail" if view.name == "events" else f"/console/{view.name}",
             times=times,
             view=view.name,
             offer=export_offer(request, view.name, times),

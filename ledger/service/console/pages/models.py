@@ -210,6 +210,7 @@ def groups(request: Request, asked: PageByKeyAsked, travel: Travel) -> Response:
     return render(
         request,
         "groups.html",
+        area="/console/models",
         times=times,
         listed=listed,
         groups=items,
@@ -236,6 +237,7 @@ def group(request: Request, id: NamePath, asked: PageAsked, travel: Travel) -> R
     return render(
         request,
         "group.html",
+        area="/console/models",
         times=times,
         group=definition,
         kept_out=kept_out,

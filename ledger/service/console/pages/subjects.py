@@ -17,7 +17,7 @@ from ledger.domain.errors import InvalidValue, NotFound
 from ledger.domain.events import Author, Recorded, SubjectEvent, SuspensionRevised
 from ledger.domain.record import Record
 from ledger.domain.values import Sealed, Subject, format_instant
-from ledger.service.console.frame import Listed, navigation_of, render, with_query
+from ledger.service.console.frame import Listed, render, with_query
 from ledger.service.console.route import console_router, form_of, only
 from ledger.service.console.timeline import Line, counted, picture_of
 from ledger.service.http.access import access_of
@@ -139,7 +139,6 @@ def subject_record(request: Request, subject: SubjectKey, travel: Travel) -> Res
         sealed=sealed,
         looking=looking,
         shown_max=ROWS_SHOWN_MAX,
-        areas={address for address, _, _ in navigation_of(request)},
     )
 
 
