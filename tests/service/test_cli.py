@@ -63,6 +63,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for name in Settings.model_fields:
         monkeypatch.delenv(f"LEDGER_{name.upper()}", raising=False)
     monkeypatch.delenv("LEDGER_SETTINGS", raising=False)
+    monkeypatch.delenv("LEDGER_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Ran:
@@ -818,11 +819,35 @@ def test_a_report_is_printed_for_people_and_for_machines(run: Run) -> None:
     ],
 )
 def test_a_report_that_cannot_be_is_refused_with_words(
-    run: Run, arguments: list[str], words: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """The exit code is 1, and a sentence says why."""
     run("init")
+    monkeypatch.setenv("LEDGER_API_KEY", "k")
     ran = run("report", *arguments)
 
     assert 1 == ran.code
     assert words in ran.err
+
+
+def test_a_key_is_never_an_argument(run: Run, tmp_path: Path) -> None:
+    """Each command that asks a service takes it from the variable or a file, and says so."""
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "commands").write_text("{}\n")
+    asking = {
+        "status": (),
+        "show": ("user:alice",),
+        "trail": (),
+        "tail": (),
+        "report": ("--period", "2026"),
+        "export": ("--output", str(tmp_path / "out")),
+        "import": (str(tmp_path / "commands"),),
+    }
+    for command, arguments in asking.items():
+        url = ("--url", "http://127.0.0.1:9")
+        without = run(command, *arguments, *url)
+        empty = run(command, *arguments, *url, "--key-file", str(tmp_path / "empty"))
+
+        assert (2, True) == (without.code, "set LEDGER_API_KEY to the key of" in without.err)
+        assert (2, True) == (empty.code, "holds no key" in empty.err)
+        assert "--api-key" not in run(command, "--help").out
