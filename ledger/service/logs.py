@@ -60,7 +60,8 @@ def configure(form: LogFormat | None) -> None:
     logging.getLogger("ledger").setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+        # The server makes a line for each request as long as anything would take it, shown or not.
+        logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -299,13 +299,14 @@ class DecisionPoint:
         return b'{"evaluations":[' + b",".join(answers) + b"]}"
 
     def _decide(self, item: Mapping[str, Any]) -> bytes:
-        return self._decide_on(
-            self.entity(item.get("subject"), "subject"),
-            self.resource(item.get("resource")),
-            action_of(item.get("action")),
-            self.through(item["context"]) if "context" in item else _NOBODY,
-            self._now(),
-        )
+        subject = self.entity(item.get("subject"), "subject")
+        resource = self.resource(item.get("resource"))
+        action = action_of(item.get("action"))
+        through = self.through(item["context"]) if "context" in item else _NOBODY
+        if not through and self._is_free(subject):
+            self.allowed += 1
+            return self._permitted()
+        return self._decide_on(subject, resource, action, through, self._now())
 
     def _decide_on(
         self,
@@ -533,9 +534,8 @@ def _batch(body: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], bool |
 
 def action_of(raw: object) -> Entity:
     """Return the name and the properties of an action; raises ``MalformedRequest``."""
-    if type(raw) is not dict or type(raw.get("name")) is not str:
+    if type(raw) is not dict or type(name := raw.get("name")) is not str:
         raise MalformedRequest("action must be an object with a name", field="/action")
-    name: str = raw["name"]
     if not 0 < len(name) <= ACTION_NAME_MAX:
         raise MalformedRequest(
             f"action.name must have 1 to {ACTION_NAME_MAX} characters", field="/action/name"
