@@ -18,7 +18,7 @@ from ledger.tlog.checkpoint import parse_checkpoint
 from ledger.tlog.note import parse_note
 from ledger.tlog.tiles import Tile
 
-EVENTS = 200_000
+EVENTS = 1_000_000
 SIGNED_WITHIN_S = 600
 
 
