@@ -303,9 +303,9 @@ class DecisionPoint:
         resource = self.resource(item.get("resource"))
         action = action_of(item.get("action"))
         through = self.through(item["context"]) if "context" in item else _NOBODY
-        if not through and self._log is None and self._index.allows_all(subject[0]):
+        if not through and self._is_free(subject):
             self.allowed += 1
-            return self._permit if self._permit_position == self.position else self._permitted()
+            return self._permitted()
         return self._decide_on(subject, resource, action, through, self._now())
 
     def _decide_on(
