@@ -21,6 +21,7 @@ from typing import Final
 from benchmarks.load import http_request
 from benchmarks.server import keys_of, new_ledger, serving
 from tests.postgres import Server, fresh_database
+from tests.serving import asked, suspended
 
 WORKERS: Final = 4
 SUSPENSIONS: Final = 1_000
@@ -154,26 +155,6 @@ def worker_of(connection: Connection, port: int, parent: int) -> int:
             if file.is_symlink() and str(file.readlink()) == f"socket:[{row[1]}]":
                 return int(child)
     raise RuntimeError("no worker has the connection")
-
-
-def suspended(user: str) -> dict[str, object]:
-    """Return the body of a suspension from every model."""
-    return {
-        "subject": {"type": "user", "id": user},
-        "scope": {"resources": [{"type": "model"}]},
-        "duration": "P1D",
-        "basis": "legal_order",
-        "reason": "An order.",
-    }
-
-
-def asked(user: str) -> dict[str, object]:
-    """Return the body of a check whether a user may use a model."""
-    return {
-        "subject": {"type": "user", "id": user},
-        "action": {"name": "use"},
-        "resource": {"type": "model", "id": "m1"},
-    }
 
 
 def percentile(taken: Sequence[float], share: float) -> float:
