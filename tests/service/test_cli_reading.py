@@ -21,7 +21,7 @@ from ledger.service.direct import READER, reading_client
 from ledger.service.settings import Settings
 from ledger.service.wiring import build
 from tests.conftest import T0, SetClock, on_each_store
-from tests.service.conftest import Running, suspension_of, violation_of
+from tests.service.conftest import WITHIN_S, Running, suspension_of, violation_of
 
 AT = T0.isoformat()
 HOSTILE = "[bold]never[/bold] \\[x] markup"
@@ -65,6 +65,9 @@ def told(shared: Running) -> Told:
         of_company = suspension_of(shared, "organization:acme", duration="P10D", reason=HOSTILE)
         ended = suspension_of(shared, "user:ann", duration="P1Y")
         officer.reinstate(ended, cause="early", reason="She complied.")
+    # ``status`` tells what the newest checkpoint covers: were one signed between two questions,
+    # the same question would have two right answers.
+    assert shared.service.signer.wait_for(shared.service.recorder.position, WITHIN_S)
     return Told(violation, suspension, of_company)
 
 
