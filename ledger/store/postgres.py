@@ -31,7 +31,7 @@ from ledger.domain.errors import NotConfirmed, OutcomeUnknown, StoreBusy, Unavai
 from ledger.store.address import without_password
 from ledger.store.held import HeldInserts
 from ledger.store.held import Row as HeldRow
-from ledger.store.postgres_schema import schema, tables
+from ledger.store.postgres_schema import renewal, schema, tables
 from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POOL_MAX: Final = 20  # of one process: more readers at a time would only wait for a core
@@ -323,41 +323,47 @@ class PostgresDatastore:
                 pool.putconn(connection)
         raise Unavailable(f"every connection to {name} is lost: {lost}") from lost
 
-    def is_outdated(self, c: Cursor) -> bool:  # noqa: ARG002 - SQLite has to look
-        """Tell whether an older version made the tables: none could, on PostgreSQL."""
-        return False
+    def make_tables(self, statements: Sequence[str], *, derived: Sequence[str] = ()) -> bool:
+        """Make the tables where they are missing; empty ``derived`` ones where they are outdated.
 
-    def make_tables(self, statements: Sequence[str]) -> None:
-        """Make the tables where they are missing and we may. Raises ``Unavailable`` otherwise.
-
-        A writer may not; it finds that the owner made them.
+        Returns whether they were. A writer may do neither; it finds that the owner did. Raises
+        ``Unavailable`` for a newer schema, and where this role may not make what is due.
         """
-        due = [*tables(statements), "ledger_schema"]
+        named = [*tables(statements), "ledger_schema"]
         with self.transaction(commit=True) as c:
             c.execute(
-                "SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (due,)
+                "SELECT name FROM unnest(?::text[]) name WHERE to_regclass(name) IS NULL", (named,)
             )
             missing = [name for (name,) in c.fetchall()]
+            found = 0
             if "ledger_schema" not in missing:
-                c.execute("SELECT max(version) FROM ledger_schema")
-                row = c.fetchone()
-                found = (row and row[0]) or 0
-                if found > SCHEMA_VERSION:
-                    raise Unavailable(
-                        f"{self.path} has schema {found}, this version knows {SCHEMA_VERSION}; "
-                        "upgrade the program"
-                    )
-            if not missing:
-                return
+                c.execute("SELECT coalesce(max(version), 0) FROM ledger_schema")
+                found = c.fetchall()[0][0]
+            if found > SCHEMA_VERSION:
+                raise Unavailable(
+                    f"{self.path} has schema {found}, this version knows {SCHEMA_VERSION}; "
+                    "upgrade the program"
+                )
+            outdated = 0 < found < SCHEMA_VERSION
+            if not missing and not outdated:
+                return False
             try:
-                for statement in schema(statements):
+                for statement in renewal(statements, derived) if outdated else schema(statements):
                     c.execute(statement)
             except psycopg.errors.InsufficientPrivilege as error:
+                what, how = (
+                    (f"has the older schema {found}", "run compliance-ledger rebuild once")
+                    if outdated
+                    else (
+                        f"lacks the table {missing[0]}",
+                        "run what compliance-ledger schema --sql prints",
+                    )
+                )
                 raise Unavailable(
-                    f"{self.path} lacks the table {missing[0]}, and this role may not make it: "
-                    f"{str(error).splitlines()[0]}; let the owner run what compliance-ledger "
-                    "schema --sql prints"
+                    f"{self.path} {what}, and this role may not make what is due: "
+                    f"{str(error).splitlines()[0]}; let the owner {how}"
                 ) from error
+            return outdated
 
     def apply_schema(self, script: str) -> bool:
         """Run what ``postgres_schema.script`` returned, where this role may make roles.

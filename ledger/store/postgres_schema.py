@@ -81,6 +81,26 @@ def schema(statements: Sequence[str]) -> list[str]:
     ]
 
 
+def renewal(statements: Sequence[str], derived: Sequence[str]) -> list[str]:
+    """Return the statements that empty ``derived`` tables which an older version made.
+
+    Whoever owns the events owns them afterwards, too, and the roles may what they might before.
+    """
+    return [
+        """DO $$ BEGIN EXECUTE format('SET LOCAL ROLE %I', (
+    SELECT relowner::regrole::text FROM pg_class WHERE oid = 'events'::regclass)); END $$""",
+        *(f"DROP TABLE IF EXISTS {table}" for table in derived),
+        *schema(statements),
+        *(
+            f"""DO $$ BEGIN {grant};
+    EXCEPTION WHEN undefined_object OR invalid_schema_name THEN NULL; END $$"""
+            for grant in _rights(statements)
+        ),
+        f"UPDATE ledger_schema SET version = {SCHEMA_VERSION}",
+        "RESET ROLE",
+    ]
+
+
 def tables(statements: Sequence[str]) -> list[str]:
     """Return the names of the tables that statements make."""
     return _NAMES.findall("\n".join(statements))

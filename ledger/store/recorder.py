@@ -141,11 +141,12 @@ class Store(Protocol):
         another statement than its own, or at the end.
         """
 
-    def is_outdated(self, c: Cursor) -> bool:
-        """Tell whether an older version of the program made the tables."""
+    def make_tables(self, statements: Sequence[str], *, derived: Sequence[str] = ()) -> bool:
+        """Make the tables where they are missing; empty ``derived`` ones where they are outdated.
 
-    def make_tables(self, statements: Sequence[str]) -> None:
-        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
+        Returns whether they were: an older version of the program made them. Raises ``Unavailable``
+        for a newer schema, and where somebody else has to make them.
+        """
 
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""
@@ -212,17 +213,13 @@ class LedgerRecorder(ApplicationRecorder):
 
         Either is done whole or not at all. Raises ``Unavailable`` for a newer schema.
         """
-        with self.store.transaction(commit=True) as c:
-            outdated = self.store.is_outdated(c)
-            if outdated:
-                for projection in self.projections:
-                    for table in projection.TABLES:
-                        c.execute(f"DROP TABLE IF EXISTS {table}")
-            self.store.make_tables(self.statements())
-            if outdated:
-                for recorded in self.events():
-                    for projection in self.projections:
-                        projection.apply(c, recorded)
+        derived = [table for projection in self.projections for table in projection.TABLES]
+        with self.store.transaction(commit=True):
+            if self.store.make_tables(self.statements(), derived=derived):
+                with self.store.holding() as c:
+                    for recorded in self.events():
+                        for projection in self.projections:
+                            projection.apply(c, recorded)
 
     def refuse_half_copy(self) -> None:
         """Raise ``Unavailable`` when the store holds a copy that was not made to the end."""

@@ -19,7 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor, SQLiteDatastore
 
 from ledger.domain.errors import StorageFailed, StorageFull, StoreBusy, Unavailable
@@ -252,25 +251,25 @@ class LedgerDatastore(SQLiteDatastore):
                     raise
             time.sleep(WAL_RETRY_S)
 
-    def is_outdated(self, c: Cursor) -> bool:
-        """Tell whether an older version of the program made the tables."""
-        c.execute("PRAGMA user_version")
-        row = c.fetchone()
-        return row is not None and 0 < row[0] < SCHEMA_VERSION
+    def make_tables(self, statements: Sequence[str], *, derived: Sequence[str] = ()) -> bool:
+        """Make the tables where they are missing; empty ``derived`` ones where they are outdated.
 
-    def make_tables(self, statements: Sequence[str]) -> None:
-        """Make the tables where they are missing. Raises ``Unavailable`` for a newer schema."""
+        Returns whether they were. Raises ``Unavailable`` for a newer schema.
+        """
         with self.transaction(commit=True) as c:
             c.execute("PRAGMA user_version")
-            found = c.fetchone()[0]
+            found = int(c.fetchone()[0])
             if found > SCHEMA_VERSION:
                 raise Unavailable(
                     f"{self.path} has schema {found}, this version knows {SCHEMA_VERSION}; "
                     "upgrade the program"
                 )
-            for statement in statements:
+            outdated = 0 < found < SCHEMA_VERSION
+            dropped = [f"DROP TABLE IF EXISTS {table}" for table in derived] if outdated else []
+            for statement in (*dropped, *statements):
                 c.execute(statement)
             c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            return outdated
 
     def data_version(self) -> int:
         """Return a number that changes when another connection, of any process, has committed."""

@@ -18,6 +18,7 @@ from ledger.store.postgres import PostgresDatastore
 from ledger.store.recorder import SCHEMA_VERSION
 from tests.checks import check_ledger
 from tests.conftest import SetClock
+from tests.histories import awake, founded
 
 ROLES = ("ledger_owner", "ledger_writer", "ledger_reader")
 
@@ -141,3 +142,32 @@ def test_a_writer_says_what_the_owner_has_to_do(logins: dict[str, str], postgres
     with pytest.raises(Unavailable, match=r"lacks the table trail.*schema --sql"):
         store.make_tables(["CREATE TABLE IF NOT EXISTS trail (position INTEGER PRIMARY KEY)"])
     store.close()
+
+
+RIGHTS = """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
+    WHERE grantee LIKE 'ledger%' ORDER BY 1, 2, 3"""
+
+
+def test_what_an_older_version_derived_only_the_owner_derives_anew(
+    postgres_url: str, logins: dict[str, str], tmp_path: Path
+) -> None:
+    """A writer says who has to; afterwards it works as before, and nobody may more or less."""
+    service = founded(tmp_path, SetClock(), url=logins["ledger_writer"])
+    events = list(service.recorder.events())
+    service.close()
+    with psycopg.connect(postgres_url, autocommit=True) as older:
+        rights = older.execute(RIGHTS).fetchall()
+        older.execute("SET ROLE ledger_owner; DROP TABLE trail")
+        older.execute("CREATE TABLE trail (position BIGINT PRIMARY KEY)")
+        older.execute(f"UPDATE ledger_schema SET version = {SCHEMA_VERSION - 1}")
+
+    with pytest.raises(Unavailable, match="let the owner run compliance-ledger rebuild once"):
+        build(service.settings, clock=SetClock())
+    build(settings_of(postgres_url, tmp_path), clock=SetClock()).close()
+    upgraded = awake(build(service.settings, clock=SetClock()))
+
+    assert events == list(upgraded.recorder.events())
+    check_ledger(upgraded)
+    upgraded.close()
+    with psycopg.connect(postgres_url) as newer:
+        assert rights == newer.execute(RIGHTS).fetchall()
