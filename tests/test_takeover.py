@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -66,6 +67,15 @@ class Runner:
         self.popen.kill()
         self.popen.wait(STOPPED_WITHIN_S)
         self._reader.join(STOPPED_WITHIN_S)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let it do nothing for a while; its connections stay open."""
+        self.popen.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.popen.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Let it stop as a service does."""
@@ -200,6 +210,26 @@ def test_when_the_process_that_signs_is_killed_another_goes_on(
         assert left is runners.holder()
         if database_url.startswith("postgresql:"):
             assert max(map(size_of, killed.signed)) < min(map(size_of, left.signed))
+
+
+@on_each_store
+def test_when_the_process_that_signs_hangs_another_goes_on(
+    database_url: str, tmp_path: Path
+) -> None:
+    """One that is stopped, as by a debugger or a machine put to sleep, holds nobody up.
+
+    When it goes on it finds that it leads no more, and signs nothing beside the one that does.
+    """
+    with several(database_url, tmp_path, 2) as runners:
+        before = runners.suspend("ann", "PT1S")
+        until(lambda: runners.is_served_and_signed(before) and runners.holder() is not None)
+        holder = runners.holder()
+        assert holder is not None
+        with holder.stopped():
+            after = runners.suspend("bob", "PT1S")
+            until(lambda: runners.is_served_and_signed(after))
+        last = runners.suspend("cid", "PT1S")
+        until(lambda: runners.is_served_and_signed(last))
 
 
 @pytest.mark.soak
