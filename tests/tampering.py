@@ -12,7 +12,7 @@ from typing import Any
 
 from ledger.domain.events import Author
 from ledger.domain.values import Subject
-from ledger.service.cli import verify_stored
+from ledger.service.cli_verifying import verify_stored
 from ledger.service.settings import Settings
 from ledger.service.verification import Report, Trusted, verify_database
 from ledger.service.wiring import Service, build

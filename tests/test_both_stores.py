@@ -15,7 +15,7 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from ledger.domain.values import Basis, Scope
-from ledger.service.cli import verify_stored
+from ledger.service.cli_verifying import verify_stored
 from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED, Report, Trusted
 from ledger.service.wiring import Service, build
 from ledger.tlog.verify import Kind

@@ -16,7 +16,7 @@ import typer.main
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
-from ledger.service import cli
+from ledger.service import cli, cli_serving
 from ledger.service.http.drain import DRAIN_S
 from ledger.service.settings import Settings
 from tests.conftest import SetClock
@@ -214,7 +214,7 @@ def test_the_scrape_asks_the_port_and_the_route_that_there_are() -> None:
     port = re.search(r"LEDGER_METRICS_PORT=(\d+)", unit_text)
 
     assert port is not None
-    assert [f"{cli.METRICS_HOST}:{port[1]}"] == local
+    assert [f"{cli_serving.METRICS_HOST}:{port[1]}"] == local
 
 
 def test_every_file_is_described() -> None:

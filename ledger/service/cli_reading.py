@@ -1,16 +1,17 @@
-"""The commands with which people look: ``status``, ``show``, ``trail``.
+"""The commands with which people look: ``status``, ``show``, ``trail``, ``tail``, ``report``.
 
-Each asks the ledger at a URL, or the database that the settings name, through the same client and
-the same routes, so both print the same. Exit codes: 0 done; 1 the ledger refused, or nothing is
-recorded under that id; 2 the command line is wrong, or nobody answered.
+The first three ask the ledger at a URL, or the database that the settings name, through the same
+client and the same routes, so both print the same. Exit codes: 0 done; 1 the ledger refused, or
+nothing is recorded under that id; 2 the command line is wrong, or nobody answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -19,8 +20,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ledger.domain.errors import InvalidValue, Unavailable
-from ledger.domain.values import Subject, parse_instant
+from ledger.domain.errors import InvalidValue, NotFound, Unavailable
+from ledger.domain.values import Subject, format_instant, parse_instant
 from ledger.service.opening import existing, settings_given
 from ledger.service.terminal import AsJson, err, out, print_json, print_table
 
@@ -513,4 +514,175 @@ def _print_rows(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, 
     table = Table(*columns, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    print_table(table)
+
+
+# --- tail -----------------------------------------------------------------------------------------
+
+
+@reading.command()
+def tail(
+    url: Annotated[str | None, typer.Option(help="Follow what this service records.")] = None,
+    key_file: KeyFile = None,
+    since: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**53, help="Begin after this position; from now on when absent."),
+    ] = None,
+    subject: OfSubject = None,
+    types: OfTypes = None,
+    subject_type: OfSubjectType = None,
+    operator: ByOperator = None,
+    on_behalf_of: OnBehalfOf = None,
+    policy: OfPolicy = None,
+    clause: OfClause = None,
+    category: OfCategory = None,
+    resource: OfResource = None,
+    words: Words = None,
+    recorded_from: RecordedFrom = None,
+    recorded_to: RecordedTo = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show events as they are recorded, one a line, until Ctrl-C.
+
+    Without --url it follows the database of the settings. A service that goes away is asked again.
+    """
+    from ledger.service.tailing import from_database, from_service, trail_filters
+
+    # Started by a script in the background, a process is told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parameters = {
+        "subject": subject,
+        "type": types,
+        "subject_type": subject_type,
+        "operator": operator,
+        "on_behalf_of": on_behalf_of,
+        "policy": policy,
+        "clause": clause,
+        "category": category,
+        "resource": resource,
+        "from": recorded_from and format_instant(recorded_from),
+        "to": recorded_to and format_instant(recorded_to),
+        "q": words,
+    }
+    asked = {name: value for name, value in parameters.items() if value is not None}
+    filters = trail_filters(asked)
+    key = key_needed(key_file) if url is not None else None
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        if url is not None:
+            assert key is not None
+
+            def tell(what: str) -> None:
+                err.print(f"compliance-ledger: {what}; trying again", markup=False)
+
+            events = from_service(url, key, asked, since=since, tell=tell)
+        else:
+            service = stack.enter_context(existing(settings_given()))
+            events = from_database(service, filters, since=since)
+        for event in events:
+            if as_json:
+                print_json(event)
+            else:
+                out.print(_line_of(event))
+
+
+def _line_of(event: Mapping[str, Any]) -> Text:
+    """Return one event as a line: where and when it stands, and what happened."""
+    from ledger.service.tailing import plain
+
+    return Text.assemble(
+        (f"{event['position']:>8}", "bold"),
+        (f"  {event['recorded_at'][:19]}Z  ", "dim"),
+        plain(event["sentence"]),
+    )
+
+
+# --- report and wrongful --------------------------------------------------------------------------
+
+
+@reading.command()
+def report(
+    start: Annotated[
+        str | None, typer.Option("--from", help="The period begins then, like 2026-07-01.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The period ends before then.")] = None,
+    period: Annotated[
+        str | None, typer.Option(help="Instead of both: 2026-09, 2026-Q3 or 2026.")
+    ] = None,
+    known_position: Annotated[
+        int | None, typer.Option(min=0, help="As the ledger knew it at this position.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this service.")] = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the transparency figures of a period.
+
+    Without --url they are counted in the database of the settings.
+    """
+    from ledger.service.report import fetch_report, period_of, report_of, tables_of
+
+    begins, ends = period_of(start, end, period)
+    found: dict[str, Any]
+    if url is not None:
+        found = fetch_report(
+            url, key_needed(key_file), start=begins, end=ends, known_position=known_position
+        )
+    else:
+        with existing(settings_given()) as service, service.reading() as (c, head):
+            found = report_of(
+                service, c, head, start=begins, end=ends, known_position=known_position
+            )
+    if as_json:
+        print_json(found)
+        return
+    out.print(
+        f"Recorded from {found['from']} until before {found['to']}, "
+        f"as known at position {found['known_position']}.",
+        markup=False,
+    )
+    for title, rows in tables_of(found):
+        if rows:
+            table = Table(*rows[0], title=title, title_justify="left")
+            for row in rows:
+                table.add_row(*(Text("–" if cell is None else str(cell)) for cell in row.values()))
+            print_table(table)
+
+
+@reading.command()
+def wrongful(
+    violation: Annotated[str, typer.Option(help="The id of the violation, like vio_01…")],
+    log: Annotated[
+        Path | None, typer.Option(help="The decision log; LEDGER_DECISION_LOG when absent.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the requests that were refused by suspensions resting on a violation.
+
+    For the day a violation is overturned: whom did it keep out meanwhile?
+    """
+    from ledger.service.decision_log import refused_by
+
+    settings = settings_given()
+    path = log or settings.decision_log
+    if path is None or not path.is_file():
+        raise InvalidValue(f"there is no decision log at {path}; name one with --log")
+    with existing(settings) as service, service.reading(newest=True) as (c, _):
+        if service.conduct.stream_of(c, violation) is None:
+            raise NotFound(f"no violation {violation!r} is recorded")
+        suspensions = frozenset(id_ for _, id_ in service.access.resting_on(c, violation))
+    found = refused_by(path, suspensions)
+    if as_json:
+        for decision in found:
+            print_json(decision)
+        return
+    table = Table("at", "subject", "action", "resource", "suspensions", "decision")
+    for decision in found:
+        table.add_row(
+            decision["at"],
+            decision["subject"],
+            decision["action"],
+            decision["resource"],
+            ", ".join(decision["suspensions"]),
+            decision["decision_id"],
+        )
     print_table(table)

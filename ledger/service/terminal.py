@@ -10,6 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from ledger.domain.errors import LedgerError, Unavailable
+
 TABLE_WIDTH_MIN: Final = 160  # characters where no terminal says; in fewer, ids would be cut
 TEXT_WIDTH_MIN: Final = 24  # characters of the widest column; in fewer, sentences are hard to read
 
@@ -23,6 +25,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines."
 def print_json(value: object) -> None:
     """Print a value as one line of JSON."""
     typer.echo(orjson.dumps(value).decode())
+
+
+def print_refusal(error: LedgerError) -> None:
+    """Print to the errors what the ledger refused, and how to mend it."""
+    err.print(f"compliance-ledger: {error}", markup=False)
+    if error.hint and error.hint != Unavailable.hint:  # that one speaks of an HTTP header
+        err.print(error.hint, markup=False)
 
 
 def print_table(table: Table) -> None:

@@ -24,7 +24,7 @@ from ledger.domain.errors import InvalidValue, LedgerError, StoreBusy, Unavailab
 from ledger.domain.events import Author, SubjectEvent
 from ledger.domain.values import Sealed, Subject
 from ledger.service import migrating
-from ledger.service.cli import verify_stored
+from ledger.service.cli_verifying import verify_stored
 from ledger.service.migrating import Migrated, migrate
 from ledger.service.settings import Settings, sqlite_path
 from ledger.service.verification import COULD_NOT_TELL, FINE, TAMPERED, Trusted

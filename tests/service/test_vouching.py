@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from eventsourcing.persistence import Cursor
 
-from ledger.service.cli import verify_stored
+from ledger.service.cli_verifying import verify_stored
 from ledger.service.verification import (
     COULD_NOT_TELL,
     FINE,
