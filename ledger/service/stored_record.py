@@ -63,7 +63,7 @@ class StoredRecord:
 
         A copy that was stopped early has no table yet that could say so.
         """
-        for _ in self._rows(f"SELECT 1 FROM ({self.TABLES}) WHERE name = 'half_copy'", ()):
+        for _ in self._rows(f"SELECT 1 FROM ({self.TABLES}) AS found WHERE name = 'half_copy'", ()):
             for (source,) in self._rows("SELECT source FROM half_copy", ()):
                 return str(source)
         return None
