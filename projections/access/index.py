@@ -485,8 +485,9 @@ class AccessIndex:
             return ALLOWED if self.unknown == "allow" else self._default(subject)
         else:
             candidates = (held,) if isinstance(held, int) else held
-        at = max(at, self.recorded_at)
-        resource_type = resource[: resource.index(":")]
+        recorded_at = self.recorded_at
+        if at < recorded_at:  # noqa: PLR1730 - max() would take twice as long
+            at = recorded_at
         covering: list[int] = []
         counts = False
         for row in candidates:
@@ -496,7 +497,7 @@ class AccessIndex:
                 and (scope.actions is None or action in scope.actions)
                 and (
                     resource in scope.resources
-                    or resource_type in scope.types
+                    or (scope.types and resource[: resource.index(":")] in scope.types)
                     or (
                         scope.groups
                         and not scope.groups.isdisjoint(self._groups_of.get(resource, _NO_GROUPS))
