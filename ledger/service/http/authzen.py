@@ -99,7 +99,6 @@ _LOG_DOUBTED: Final = b',"log":"not_verified"'
 _PERMIT: Final = b'{"decision":true'
 _NO_PROPERTIES: Final[Mapping[str, object]] = {}
 _NOBODY: Final[Sequence[str]] = ()
-_NO_HEAD: Final = (None, "", None)
 _SECOND: Final = 1_000_000  # in microseconds
 _THREE_DIGITS: Final = tuple(b"%03d" % number for number in range(1_000))
 _LIMITS: Final = (EVALUATION_BYTES_MAX, BATCH_BYTES_MAX)  # of a body: of one, and of a batch
@@ -122,6 +121,22 @@ class KnownHead:
     caller: Caller
     generation: int
     request_id: bytes | None
+
+
+class _Denial:
+    """Why a subject may not use a resource, as answers say it: all but the position and the time.
+
+    The index need not be asked again about ``action`` from ``since`` to before ``until``, as long
+    as it has taken in as many ``changes`` as then.
+    """
+
+    __slots__ = ("action", "changes", "found", "since", "text", "until")
+
+    def __init__(self, found: Answer, text: bytes) -> None:
+        self.found = found
+        self.text = text
+        self.action = ""
+        self.changes = self.since = self.until = 0
 
 
 class DecisionPoint:
@@ -165,7 +180,7 @@ class DecisionPoint:
         self.position = 0
         self._permit_position = -1
         self._permit = b""
-        self._explained: dict[tuple[str, str], tuple[Answer, bytes]] = {}
+        self._denials: dict[tuple[str, str], _Denial] = {}
         self._log_mark = b""
         self._callers: dict[bytes, tuple[int, Caller]] = {}
         self.known_heads: dict[bytes, KnownHead] = {}
@@ -223,7 +238,7 @@ class DecisionPoint:
         """
         self._log_mark = _LOG_DOUBTED
         self._permit_position = -1
-        self._explained.clear()
+        self._denials.clear()
 
     def drain(self) -> None:
         """Let go of requests that wait for news: the server is shutting down."""
@@ -233,15 +248,71 @@ class DecisionPoint:
         """Answer the body of an evaluation request (AuthZEN 1.0, section 6).
 
         Raises ``MalformedRequest``. Members that are not known are ignored, as the standard wants.
+
+        The ordinary one names its three entities and nothing else, a resource that was asked for
+        before among them. It is taken apart here, without calls, and nests as deep as it shows.
         """
-        self.position = self._index.position
         self._untimed -= 1
-        if self._untimed or self._observe is None:
-            return self._single(raw)
-        self._untimed = TIMED_EVERY
+        if not self._untimed:
+            return self._timed(raw)
+        self.position = position = self._index.position
+        body = _parsed(raw)
+        try:
+            subject, resource, action = body["subject"], body["resource"], body["action"]
+            kind, id_, name = subject["type"], subject["id"], action["name"]
+            asked_for = self._resources.get((resource["type"], resource["id"]))
+            is_ordinary = (
+                asked_for is not None
+                and type(id_) is str
+                and kind in self._types
+                and type(name) is str
+                and len(body) == _MEMBERS
+                and len(subject) == len(resource) == _TYPE_AND_ID
+                and len(action) == 1
+                and 0 < len(id_) <= ID_BYTES_MAX
+                and id_.isascii()
+                and id_.isprintable()
+                and 0 < len(name) <= ACTION_NAME_MAX
+            )
+        except (KeyError, TypeError):
+            is_ordinary = False  # it may be malformed, and what follows says how
+        if not is_ordinary:
+            _require_shallow(raw, _opened(raw))
+            return self._decide(body)
+        assert asked_for is not None
+        key, wanted = f"{kind}:{id_}", asked_for[0]
+        if self._log is not None:
+            return self._decide_on(
+                (key, _NO_PROPERTIES), asked_for, (name, _NO_PROPERTIES), _NOBODY, self._now()
+            )
+        if not self._index.allows_all(key):
+            at, changes = self._now(), self._index.changes
+            denial = self._denials.get((key, wanted))
+            if (
+                denial is not None
+                and denial.changes == changes
+                and denial.since <= at < denial.until
+                and denial.action == name
+            ):
+                self.denied += 1
+                return self._dated(denial.text, at)
+            found = self._index.check(key, wanted, name, at)
+            if not found.allowed:
+                self.denied += 1
+                denial = self._denial(found, key, wanted)
+                denial.action, denial.changes = name, changes
+                denial.since, denial.until = at, found.lasts
+                return self._dated(denial.text, at)
+        self.allowed += 1
+        return self._permit if self._permit_position == position else self._permitted()
+
+    def _timed(self, raw: bytes) -> bytes:
+        """Answer one evaluation, and tell how long it took."""
+        self._untimed = TIMED_EVERY + 1  # which this one counts down by one
         begun = time.perf_counter()
-        answer = self._single(raw)
-        self._observe["single"](time.perf_counter() - begun)
+        answer = self.evaluation(raw)
+        if self._observe is not None:
+            self._observe["single"](time.perf_counter() - begun)
         return answer
 
     def evaluations(self, raw: bytes) -> bytes:
@@ -301,50 +372,6 @@ class DecisionPoint:
             self._observe["batch"](time.perf_counter() - begun)
         return b'{"evaluations":[' + b",".join(answers) + b"]}"
 
-    def _single(self, raw: bytes) -> bytes:
-        """Answer the body of one evaluation.
-
-        The ordinary one names its three entities and nothing else, a resource that was asked for
-        before among them. It is taken apart here, without calls, and nests as deep as it shows.
-        """
-        body = _parsed(raw)
-        try:
-            subject, resource, action = body["subject"], body["resource"], body["action"]
-            kind, id_, name = subject["type"], subject["id"], action["name"]
-            asked_for = self._resources.get((resource["type"], resource["id"]))
-            is_ordinary = (
-                asked_for is not None
-                and type(id_) is str
-                and kind in self._types
-                and type(name) is str
-                and len(body) == _MEMBERS
-                and len(subject) == len(resource) == _TYPE_AND_ID
-                and len(action) == 1
-                and 0 < len(id_) <= ID_BYTES_MAX
-                and id_.isascii()
-                and id_.isprintable()
-                and 0 < len(name) <= ACTION_NAME_MAX
-            )
-        except (KeyError, TypeError):
-            is_ordinary = False  # it may be malformed, and what follows says how
-        if not is_ordinary:
-            _require_shallow(raw, _opened(raw))
-            return self._decide(body)
-        assert asked_for is not None
-        key, wanted = f"{kind}:{id_}", asked_for[0]
-        if self._log is not None:
-            return self._decide_on(
-                (key, _NO_PROPERTIES), asked_for, (name, _NO_PROPERTIES), _NOBODY, self._now()
-            )
-        if not self._index.allows_all(key):
-            at = self._now()
-            found = self._index.check(key, wanted, name, at)
-            if not found.allowed:
-                self.denied += 1
-                return self._refusal(found, key, wanted, at)
-        self.allowed += 1
-        return self._permit if self._permit_position == self.position else self._permitted()
-
     def _decide(self, item: Mapping[str, Any]) -> bytes:
         subject = self.entity(item.get("subject"), "subject")
         resource = self.resource(item.get("resource"))
@@ -374,7 +401,7 @@ class DecisionPoint:
             return self._logged(self._log, found, subject[0], action[0], resource[0], at)
         if found.allowed:
             return self._permitted()
-        return self._refusal(found, subject[0], resource[0], at)
+        return self._dated(self._denial(found, subject[0], resource[0]).text, at)
 
     def _is_free(self, subject: Entity) -> bool:
         """Tell whether a subject may do everything, and nobody wants to know that it asked."""
@@ -390,15 +417,19 @@ class DecisionPoint:
             )
         return self._permit
 
-    def _refusal(self, found: Answer, subject: str, resource: str, at: int) -> bytes:
-        """Answer a denial; what does not change from one to the next is made once."""
-        answered, explained = self._explained.get((subject, resource), (None, b""))
-        if answered is not found and answered != found:
-            if len(self._explained) >= EXPLAINED_KEPT_MAX:
-                self._explained.clear()
+    def _denial(self, found: Answer, subject: str, resource: str) -> _Denial:
+        """Return what does not change from one denial to the next, which is made once."""
+        kept = self._denials.get((subject, resource))
+        if kept is None or (kept.found is not found and kept.found != found):
+            if len(self._denials) >= EXPLAINED_KEPT_MAX:
+                self._denials.clear()
             reasons = orjson.dumps(explain(found, subject, resource))
-            explained = b'{"decision":false,"context":%b%b' % (reasons[:-1], self._log_mark)
-            self._explained[subject, resource] = (found, explained)
+            text = b'{"decision":false,"context":%b%b' % (reasons[:-1], self._log_mark)
+            kept = self._denials[subject, resource] = _Denial(found, text)
+        return kept
+
+    def _dated(self, denial: bytes, at: int) -> bytes:
+        """Say of a denial what it is a function of."""
         # As the index takes it, if the clock went back.
         recorded_at = self._index.recorded_at
         if at < recorded_at:  # noqa: PLR1730 - max() would take twice as long
@@ -409,7 +440,7 @@ class DecisionPoint:
         # Joining takes a fifth of the time that formatting does.
         thousands, rest = fraction // 1_000, fraction % 1_000
         return b"".join(
-            (explained, self._second, _THREE_DIGITS[thousands], _THREE_DIGITS[rest], b'Z"}}')
+            (denial, self._second, _THREE_DIGITS[thousands], _THREE_DIGITS[rest], b'Z"}}')
         )
 
     def _begin_second(self, at: int) -> int:
@@ -684,15 +715,17 @@ def _instant_or_none(number: int | None) -> str | None:
 class AccessApp:
     """Answers the evaluation paths as a plain ASGI application, every error included.
 
-    A client sends the same headers again and again on a connection. Those of its last ordinary
-    request are not looked at again as long as no key or role has changed since.
+    A client sends the same headers again and again. Those of an ordinary request are not looked at
+    again as long as no key or role has changed since.
     """
 
     def __init__(self, point: DecisionPoint, feed: Feed, *, closed_port: int | None) -> None:
         self._point = point
         self._feed = feed
         self.closed_port = closed_port  # no checks are answered there
-        self._heads: dict[tuple[Any, ...], tuple[Any, str, KnownHead]] = {}
+        self._heads: dict[str, dict[tuple[Any, ...], KnownHead]] = {
+            path: {} for path in EVALUATION_PATHS
+        }
         # Those of an answer at ``_position``, by the length of its body.
         self._position = -1
         self._headers: dict[int, Sequence[tuple[bytes, bytes]]] = {}
@@ -705,18 +738,16 @@ class AccessApp:
         """Answer one request in the order of every other route: who, may, form, answer."""
         if (
             scope["type"] != "http"
-            or scope["path"] not in EVALUATION_PATHS
+            or (heads := self._heads.get(scope["path"])) is None
             or (self.closed_port is not None and scope["server"][1] == self.closed_port)
         ):
             await self.elsewhere(scope, receive, send)
             return
         point = self._point
-        headers, path, head = self._heads.get(scope["client"] or (), _NO_HEAD)
+        head = heads.get(tuple(scope["headers"]))
         try:
             if (
                 head is not None
-                and headers == scope["headers"]
-                and path == scope["path"]
                 and scope["method"] == "POST"
                 and point.still_admits(head)
             ):
@@ -798,9 +829,10 @@ class AccessApp:
         )
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if is_ordinary and b"ledger-min-position" not in headers and size <= HEAD_BYTES_MAX:
-            if len(self._heads) >= HEADS_KEPT_MAX:
-                self._heads.clear()
-            self._heads[scope["client"] or ()] = (scope["headers"], scope["path"], head)
+            heads = self._heads[scope["path"]]
+            if len(heads) >= HEADS_KEPT_MAX:
+                heads.clear()
+            heads[tuple(scope["headers"])] = head
         return head
 
     def _count(self, scope: Scope, caller: Caller) -> None:
