@@ -63,9 +63,9 @@ BRACKETS_MAX: Final = 50_000  # that open in a body; a full batch has some thous
 THROUGH_MAX: Final = 16  # subjects that one request acts through: application, organization, key …
 ACTION_NAME_MAX: Final = 256  # an action's name is an identifier
 CALLERS_KEPT_MAX: Final = 4_096  # keys seen and found valid, with the number of the keyring then
-HEADS_KEPT_MAX: Final = 4_096  # heads of requests: some for each client, for each length of body
+HEADS_KEPT_MAX: Final = 4_096  # heads of checks: some for each client, for each length of body
 HEAD_BYTES_MAX: Final = 2_048  # longer heads are not ordinary
-EXPLAINED_KEPT_MAX: Final = 10_000  # denials explained: about 10 MB
+EXPLAINED_KEPT_MAX: Final = 10_000  # denials explained: about 11 MB
 RESOURCES_KEPT_MAX: Final = 10_000  # resources seen and found well formed: about 2 MB
 TYPES_KEPT_MAX: Final = 1_000  # type names seen and found valid; nobody has more types
 TIMED_EVERY: Final = 64  # single checks; timing each would cost a sixth of its time
@@ -746,11 +746,7 @@ class AccessApp:
         point = self._point
         head = heads.get(tuple(scope["headers"]))
         try:
-            if (
-                head is not None
-                and scope["method"] == "POST"
-                and point.still_admits(head)
-            ):
+            if head is not None and scope["method"] == "POST" and point.still_admits(head):
                 if point.counts:
                     self._count(scope, head.caller)
                 message = await receive()
