@@ -1,7 +1,8 @@
 """How many checks a second on one core, and how long each takes.
 
 The ceiling in the same run is a bare ASGI application on uvicorn (uvloop, httptools) that parses
-the same body, looks up a dictionary and answers. Where wrk is installed it makes the load;
+the same body, looks up a dictionary and answers with as many headers, under the same settings of
+uvicorn, and about a suspended user with as many bytes. Where wrk is installed it makes the load;
 otherwise ``benchmarks.load`` does, whose own limit is lower.
 """
 
@@ -25,6 +26,7 @@ import orjson
 
 from benchmarks.ledgers import fill
 from benchmarks.server import free_port, keys_of, load, new_ledger, serving, wait_until_ready
+from ledger.service.cli import KEEP_ALIVE_S
 
 SECONDS: Final = 3
 TURNS: Final = 5
@@ -57,19 +59,25 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
     while message["more_body"]:
         message = await receive()
         body += message["body"]
-    answer = ANSWERS[False]
-    if body:
-        answer = ANSWERS[orjson.loads(body)["subject"]["id"] in RESTRICTED]
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-    await send({"type": "http.response.body", "body": answer})
+    restricted = bool(body) and orjson.loads(body)["subject"]["id"] in RESTRICTED
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS[restricted]})
+    await send({"type": "http.response.body", "body": ANSWERS[restricted]})
 
 
-RESTRICTED: Final[dict[str, bool]] = {}
+RESTRICTED: Final = {"u7": True}
+DENIAL_BYTES: Final = 767  # of ours in this benchmark, with its reasons
 ANSWERS: Final = {
-    False: b'{"decision":true,"context":{"position":41}}',
-    True: b'{"decision":false,"context":{"position":41}}',
+    False: b'{"decision":true,"context":{"position":1014}}',
+    True: b'{"decision":false,"context":{"reason":"%b"}}' % (b"x" * (DENIAL_BYTES - 42)),
 }
-HEADERS: Final = [(b"content-type", b"application/json"), (b"content-length", b"43")]
+HEADERS: Final = {
+    restricted: [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(answer)),
+        (b"ledger-position", b"1014"),
+    ]
+    for restricted, answer in ANSWERS.items()
+}
 
 
 @contextmanager
@@ -81,6 +89,7 @@ def serving_bare() -> Iterator[int]:
             *(sys.executable, "-m", "uvicorn", "benchmarks.bench_checks:bare"),
             *("--port", str(port), "--loop", "uvloop", "--http", "httptools"),
             *("--no-access-log", "--log-level", "warning", "--no-proxy-headers"),
+            *("--no-server-header", "--timeout-keep-alive", str(KEEP_ALIVE_S)),
         ]
     )
     os.sched_setaffinity(process.pid, {SERVER_CORE})
@@ -183,7 +192,8 @@ def compare(url: str, port: int, key: str, bare_port: int, where: str) -> None:
         )
         assert answer.json()["decision"] is allowed, answer.text
     asked: dict[str, tuple[int, str, Any]] = {
-        "bare ASGI application on uvicorn": (bare_port, "/", check_body("u1")),
+        "bare ASGI application on uvicorn": (bare_port, EVALUATION, check_body("nobody")),
+        "the same, answering as a denial is long": (bare_port, EVALUATION, check_body("u7")),
         f"a check that is allowed, {where}": (port, EVALUATION, check_body("nobody")),
         f"a check that is denied, {where}": (port, EVALUATION, check_body("u7")),
         f"a batch of {BATCH}, {where}": (port, EVALUATION + "s", batch_body()),

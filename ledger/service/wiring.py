@@ -149,7 +149,8 @@ class Service:
 
     def now_us(self) -> int:
         """Say the same in microseconds since 1970."""
-        return max(self.clock_us(), self.index.recorded_at)
+        now, recorded_at = self.clock_us(), self.index.recorded_at
+        return now if now > recorded_at else recorded_at  # noqa: FURB136 - quicker than max()
 
     @contextmanager
     def reading(self, *, newest: bool = False, at_least: int = 0) -> Iterator[tuple[Cursor, int]]:
