@@ -26,7 +26,7 @@ import orjson
 
 from benchmarks.ledgers import fill
 from benchmarks.server import free_port, keys_of, load, new_ledger, serving, wait_until_ready
-from ledger.service.cli import KEEP_ALIVE_S
+from ledger.service.cli_serving import KEEP_ALIVE_S
 
 SECONDS: Final = 3
 TURNS: Final = 5
