@@ -152,17 +152,18 @@ class AccessRows:
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
         event = recorded.event
-        if isinstance(event, SubjectRegistered):
+        if isinstance(event, SubjectEvent):
+            # One statement for all: rows of one are sent together, whatever the facts are.
+            registered = isinstance(event, SubjectRegistered)
             cursor.execute(
                 "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
-                "DO UPDATE SET properties = excluded.properties",
-                (event.subject.key, recorded.position, _json(event.properties)),
-            )
-        elif isinstance(event, SubjectEvent):
-            cursor.execute(
-                "INSERT INTO access_subjects (subject, position) VALUES (?, ?) "
-                "ON CONFLICT (subject) DO NOTHING",
-                (event.subject.key, recorded.position),
+                "DO UPDATE SET properties = excluded.properties "
+                "WHERE excluded.properties IS NOT NULL",
+                (
+                    event.subject.key,
+                    recorded.position,
+                    _json(event.properties) if registered else None,
+                ),
             )
         match event:
             case SubjectSuspended():
