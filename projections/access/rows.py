@@ -153,18 +153,22 @@ class AccessRows:
         """Write what one event changes."""
         event = recorded.event
         if isinstance(event, SubjectEvent):
-            # One statement for all: rows of one are sent together, whatever the facts are.
             registered = isinstance(event, SubjectRegistered)
-            cursor.execute(
-                "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
-                "DO UPDATE SET properties = excluded.properties "
-                "WHERE excluded.properties IS NOT NULL",
-                (
-                    event.subject.key,
-                    recorded.position,
-                    _json(event.properties) if registered else None,
-                ),
-            )
+            if recorded.version == 1:  # so there is no row of the subject yet
+                cursor.execute(
+                    "INSERT INTO access_subjects VALUES (?, ?, ?)",
+                    (
+                        event.subject.key,
+                        recorded.position,
+                        _json(event.properties) if registered else None,
+                    ),
+                )
+            elif registered:
+                cursor.execute(
+                    "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
+                    "DO UPDATE SET properties = excluded.properties",
+                    (event.subject.key, recorded.position, _json(event.properties)),
+                )
         match event:
             case SubjectSuspended():
                 self._begin(cursor, recorded, event)
