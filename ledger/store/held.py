@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -86,6 +87,8 @@ class HeldInserts:
 
     def forget(self) -> None:
         """Send nothing of it: what held it is rolled back."""
+        with suppress(Exception):  # what was refused is raised again before the commit
+            self._settle()
         self._held.clear()
         self._open.clear()
 

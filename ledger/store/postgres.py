@@ -41,7 +41,7 @@ CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said t
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
 LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
-ROWS_AHEAD: Final = 64  # of a table: the server inserts them while the next are being decided
+ROWS_AHEAD: Final = 64  # of a table, inserted while the next are decided; fewer cost more turns
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
@@ -534,6 +534,7 @@ class _Ahead:
 
     def settle(self) -> None:
         """Return when all is inserted that was begun; raise what was refused, at every call."""
+        wait(self._begun)
         while self._begun:
             self._begun[0].result()
             self._begun.popleft()
