@@ -153,21 +153,15 @@ class AccessRows:
         """Write what one event changes."""
         event = recorded.event
         if isinstance(event, SubjectEvent):
-            registered = isinstance(event, SubjectRegistered)
+            properties = _json(event.properties) if isinstance(event, SubjectRegistered) else None
+            row = (event.subject.key, recorded.position, properties)
             if recorded.version == 1:  # so there is no row of the subject yet
-                cursor.execute(
-                    "INSERT INTO access_subjects VALUES (?, ?, ?)",
-                    (
-                        event.subject.key,
-                        recorded.position,
-                        _json(event.properties) if registered else None,
-                    ),
-                )
-            elif registered:
+                cursor.execute("INSERT INTO access_subjects VALUES (?, ?, ?)", row)
+            elif properties is not None:
                 cursor.execute(
                     "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
                     "DO UPDATE SET properties = excluded.properties",
-                    (event.subject.key, recorded.position, _json(event.properties)),
+                    row,
                 )
         match event:
             case SubjectSuspended():

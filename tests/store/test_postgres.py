@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from eventsourcing.persistence import Cursor
 from eventsourcing.tests.persistence import ApplicationRecorderTestCase
 
 from ledger.domain.errors import Unavailable
@@ -67,6 +68,11 @@ def connected(url: str) -> Iterator[Callable[[str], list[Any]]]:
             return cursor.fetchall() if cursor.description else []
 
         yield run
+
+
+def _each(c: Cursor, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    for row in rows:
+        c.execute(statement, row)
 
 
 class TestPostgresRecorder(RecorderContract):
@@ -145,14 +151,14 @@ class TestPostgresRecorder(RecorderContract):
         rows = [("jo", f"key-{number:04d}", "x", number, 1) for number in range(count)]
         refused = [*rows[:5], rows[0], *rows[5:]]
 
-        with pytest.raises(psycopg.IntegrityError), store.transaction(commit=True):
-            with store.holding() as c:
-                c.executemany(insert, refused)
+        failing = pytest.raises(psycopg.IntegrityError)
+        with failing, store.transaction(commit=True), store.holding() as c:
+            _each(c, insert, refused)
         with store.transaction(commit=True), store.holding() as c:
-            c.executemany(insert, rows[:-1])
+            _each(c, insert, rows[:-1])
             c.execute("SELECT count(*) FROM commands")
             read = c.fetchone()
-            c.executemany(insert, rows[-1:])
+            _each(c, insert, rows[-1:])
         with store.transaction(commit=False) as c:
             c.execute("SELECT idempotency_key FROM commands ORDER BY position")
             stored = [key for (key,) in c.fetchall()]
