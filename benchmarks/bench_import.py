@@ -3,6 +3,9 @@
 Rates say little where others compute on the same cores, so it is the processor time that is told:
 of one process that imports into a database itself, and of a client and the service it sends to.
 The peer is in ``bench_group_commit``: bare inserts into the same engine.
+
+Registrations and violations are each about another user. The mix is what a history looks like: of
+five lines two register users, two record a violation of each, and one suspends one of them.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bench_group_commit import lines, publish
+from benchmarks.bench_group_commit import LINES, lines, publish
 from benchmarks.server import cpu_seconds, environment, keys_of, new_ledger, serving
 from ledger import application
 from ledger.domain.values import format_instant
@@ -31,16 +34,17 @@ from ledger.service.http import batch, route
 from ledger.service.importing import import_file, importer_of
 from ledger.service.settings import Settings
 from ledger.service.wiring import build
-from ledger.store import codec, held, recorder
+from ledger.store import codec, held
 from ledger.tlog.log import LogRows
 from projections.access import AccessRows
 from projections.conduct import ConductRows
 from projections.erasures import ErasureRows
 from projections.operators import OperatorRows
+from projections.report import ReportRows
 from projections.trail import TrailRows
 from tests.postgres import Server, fresh_database
 
-KINDS: Final = ("registrations", "violations")
+KINDS: Final = ("registrations", "violations", "mix")
 SERVICE: Final = ("-m", "ledger")
 SPLIT: Final = "split"  # the argument with which this file measures one import step by step
 
@@ -74,7 +78,8 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         files = {name: folder / f"{kind}-{name}.ndjson" for name in ("own", "sent", SPLIT, "one")}
         now = format_instant(datetime.now(UTC))
         for name, path in files.items():
-            told = [{**line, "body": _renamed(line["body"], name)} for line in lines(kind, now)]
+            made = mixed(now) if kind == "mix" else lines(kind, now)
+            told = [{**line, "body": _renamed(line["body"], name)} for line in made]
             told = told[:1] if name == "one" else told
             path.write_text("".join(f"{json.dumps(line)}\n" for line in told))
         count = sum(1 for _ in files["own"].open())
@@ -103,6 +108,28 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
             text=True,
         )
         print(done.stdout, end="", flush=True)
+
+
+def mixed(occurred_at: str) -> Iterator[dict[str, Any]]:
+    """Make as many batch lines of a history: registrations, violations, and a suspension."""
+    registrations, violations = lines("registrations", ""), lines("violations", occurred_at)
+    for first in range(0, LINES, 5):
+        users = [next(registrations), next(registrations)]
+        yield from users
+        for user in users:
+            line = next(violations)
+            yield {**line, "body": {**line["body"], **user["body"]}}
+        yield {
+            "method": "POST",
+            "path": "/v1/suspensions",
+            "body": {
+                **users[0]["body"],
+                "scope": {"resources": [{"type": "model", "id": "sonnet-large"}]},
+                "basis": "precautionary",
+                "duration": "P14D",
+                "reason": f"Until case {first} is decided.",
+            },
+        }
 
 
 def _renamed(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -170,13 +197,12 @@ def split(path: Path) -> None:
         ("decide", application.Ledger, "_decide"),
         ("read ahead", application.Ledger, "_read_ahead"),
         ("encode", codec, "encode"),
-        ("decode", recorder, "decode"),
         ("leaf", LogRows, "append"),
         ("hold rows", held.HeldInserts, "takes"),
         ("send rows", held.HeldInserts, "_send_rows"),
         *(
             ("project", projection, "apply")
-            for projection in (AccessRows, ConductRows, OperatorRows, ErasureRows)
+            for projection in (AccessRows, ConductRows, OperatorRows, ErasureRows, ReportRows)
         ),
         ("project the trail", TrailRows, "apply"),
         ("follow", feed.Feed, "committed"),

@@ -71,6 +71,7 @@ from ledger.tlog.checkpoint import LogKey
 from ledger.tlog.note import VerifierKey, parse_vkey
 
 FOLDED_STREAMS_MAX: Final = 10_000  # folded records kept for the next decision: some tens of MB
+ENTROPY_BYTES_DRAWN: Final = 1_280  # at a time, which is enough for 128 ids
 KEY_PREFIX: Final = "clk_"  # lets secret scanners find a leaked key
 SYSTEM_AUTHOR: Final = Author(SYSTEM)
 
@@ -187,6 +188,24 @@ class _TakenBack(Exception):
     """A rehearsal is over, and what it wrote is rolled back."""
 
 
+class _Entropy:
+    """Random bytes of the kernel, each given out once; only one thread at a time may ask.
+
+    Many are drawn at once: whoever asks the kernel lets go of the interpreter, and waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._drawn = b""
+        self._given = 0
+
+    def __call__(self, size: int) -> bytes:
+        """Return so many bytes."""
+        given, self._given = self._given, self._given + size
+        if self._given > len(self._drawn):
+            self._drawn, given, self._given = os.urandom(max(size, ENTROPY_BYTES_DRAWN)), 0, size
+        return self._drawn[given : self._given]
+
+
 class Ledger:
     """The write side. Every method is one command, and is safe to call from several threads."""
 
@@ -196,12 +215,12 @@ class Ledger:
         finder: Finder,
         vault: Vault,
         *,
-        entropy: Callable[[int], bytes] = os.urandom,
+        entropy: Callable[[int], bytes] | None = None,
     ) -> None:
         self.recorder = recorder
         self.finder = finder
         self.vault = vault
-        self._entropy = entropy
+        self._entropy = entropy or _Entropy()
         self._folded: OrderedDict[str, _Folded[Any]] = OrderedDict()
         self._appended = 0
         self._joined: Cursor | None = None

@@ -72,13 +72,15 @@ class ErasureRows:
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
         event = recorded.event
-        if isinstance(event, SubjectEvent):
+        if isinstance(event, SubjectEvent) and event.SEALED:
             keys = {one.key for _, one in event.sealed_fields() if isinstance(one, Sealed)}
             for key in sorted(keys):
                 cursor.execute(
                     "INSERT INTO erasure_keys VALUES (?, ?, NULL) ON CONFLICT (key) DO NOTHING",
                     (key, event.subject.key),
                 )
+        if not isinstance(event, ErasureRequested | PersonalDataErased | HoldPlaced | HoldLifted):
+            return
         by_whom = (recorded.author.operator, format_instant(recorded.recorded_at))
         match event:
             case ErasureRequested():
@@ -116,8 +118,6 @@ class ErasureRows:
                     "WHERE id = ?",
                     (recorded.position, *by_whom, hold),
                 )
-            case _:
-                pass
 
     # --- questions --------------------------------------------------------------------------------
 

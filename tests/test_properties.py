@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -240,6 +240,28 @@ def test_a_check_before_the_newest_event_is_answered_as_of_that_event(history: H
 
 
 # --- the rows -------------------------------------------------------------------------------------
+
+
+@few
+@given(histories)
+def test_what_is_acted_upon_is_what_the_bytes_say(history: History) -> None:
+    """Projections and followers are handed the fact that was decided, a rebuild what is stored."""
+    told: list[Recorded] = []
+    with tempfile.TemporaryDirectory() as folder:
+        service = awake(founded(Path(folder), SetClock(), unknown=history.unknown))
+        committed, founding = service.recorder.committed, service.recorder.position
+
+        def hear(recorded: Sequence[Recorded]) -> None:
+            told.extend(recorded)
+            committed(recorded)
+
+        service.recorder.committed = hear
+        happen(service, Drawing(Random(history.seed)), history.length)
+        stored = list(service.recorder.events(after=founding))
+        service.close()
+
+    assert stored == told
+    assert list(map(repr, stored)) == list(map(repr, told))  # where 1 is not 1.0, nor True
 
 
 @few

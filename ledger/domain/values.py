@@ -530,7 +530,18 @@ PropertyValue = Annotated[
         }
     ),
 ]
-Properties = Annotated[dict[PropertyName, PropertyValue], Field(max_length=PROPERTIES_MAX)]
+
+
+def _in_order(properties: dict[str, object]) -> dict[str, object]:
+    """Return properties in the order in which they are stored, so that a fact is what is read."""
+    return dict(sorted(properties.items())) if len(properties) > 1 else properties
+
+
+Properties = Annotated[
+    dict[PropertyName, PropertyValue],
+    Field(max_length=PROPERTIES_MAX),
+    AfterValidator(_in_order),
+]
 
 
 def same_properties(left: Properties, right: Properties) -> bool:

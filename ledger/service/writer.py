@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 from ledger.application import Foreseen, Ledger
 from ledger.domain.errors import Unavailable
 
-COMMANDS_TOGETHER_MAX: Final = 128  # bounds how long the first of them waits for the last
+COMMANDS_TOGETHER_MAX: Final = 256  # bounds how long the first waits for the last: some 25 ms
 WAITING_MAX: Final = 10_000  # callers; more than that is not a queue but an outage
 NOTHING_FORESEEN: Final = Foreseen()
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias
@@ -39,6 +41,7 @@ CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said t
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
 LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
+ROWS_AHEAD: Final = 64  # of a table, inserted while the next are decided; fewer cost more turns
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
@@ -172,6 +175,7 @@ class PostgresDatastore:
         self._leading = threading.Lock()
         self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
         self._fenced: str | None = None
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="sender")
         self._pool = _pool(url, self._configure)
         self._standby = None if standby is None else _pool(standby)
 
@@ -262,12 +266,19 @@ class PostgresDatastore:
         """Hold inserts back inside a write transaction, and send them at the end."""
         assert self._writer is not None
         connection = self._writer
-        self._held = HeldInserts(lambda statement, rows: _insert(connection, statement, rows))
+        ahead = _Ahead(connection, self._sender)
+        self._held = HeldInserts(
+            lambda statement, rows: _insert(connection, statement, rows),
+            together=ROWS_AHEAD,
+            ahead=ahead.send,
+            settle=ahead.settle,
+        )
         try:
             yield PostgresCursor(connection.cursor(), self._held)
             with _losing(connection):
                 self._held.send()
         finally:
+            ahead.end()
             self._held = None
 
     @contextmanager
@@ -488,6 +499,7 @@ class PostgresDatastore:
     def close(self) -> None:
         """Close every connection, once nobody writes; from then on nobody can."""
         with self.turn:
+            self._sender.shutdown()
             self._pool.close()
             if self._standby is not None:
                 self._standby.close()
@@ -512,6 +524,30 @@ def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None 
         reconnect_timeout=CONNECT_TIMEOUT_S,
         open=True,
     )
+
+
+class _Ahead:
+    """Sends rows from another thread, on a connection that nobody else uses before ``settle``."""
+
+    def __init__(self, connection: psycopg.Connection[Row], sender: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._sender = sender
+        self._begun: deque[Future[None]] = deque()
+
+    def send(self, statement: str, rows: Sequence[HeldRow]) -> None:
+        """Begin to insert rows."""
+        self._begun.append(self._sender.submit(_insert, self._connection, statement, rows))
+
+    def settle(self) -> None:
+        """Return when all is inserted that was begun; raise what was refused, at every call."""
+        wait(self._begun)
+        while self._begun:
+            self._begun[0].result()
+            self._begun.popleft()
+
+    def end(self) -> None:
+        """Let go of the connection: return when nothing is under way, whatever became of it."""
+        wait(self._begun)
 
 
 def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]) -> None:

@@ -349,7 +349,18 @@ class LedgerRecorder(ApplicationRecorder):
         for stored in stored_events:
             position = self._write(c, stored, at)
             if self.projections:
-                self._project(c, stored, position, at)
+                # Nobody but the bytes can say what fact this is.
+                self._project(
+                    c,
+                    decode(
+                        position,
+                        str(stored.originator_id),
+                        stored.originator_version,
+                        stored.topic,
+                        at,
+                        stored.state,
+                    ),
+                )
             positions.append(position)
         return positions
 
@@ -380,25 +391,30 @@ class LedgerRecorder(ApplicationRecorder):
         self._head = (position, at)
         return position
 
-    def _project(self, c: Cursor, stored: StoredEvent, position: int, at: datetime) -> Recorded:
-        # Decoded from the bytes just written: a projection sees what a rebuild will.
-        recorded = decode(
-            position,
-            str(stored.originator_id),
-            stored.originator_version,
-            stored.topic,
-            at,
-            stored.state,
-        )
+    def _project(self, c: Cursor, recorded: Recorded) -> Recorded:
         for projection in self.projections:
             projection.apply(c, recorded)
         self._pending.append(recorded)
         return recorded
 
     def append(self, c: Cursor, placed: Placed, recorded_at: datetime) -> Recorded:
-        """Append one draft inside ``transaction``; returns the fact with its position."""
-        stored = self.mapper.to_stored_event(placed)
-        return self._project(c, stored, self._write(c, stored, recorded_at), recorded_at)
+        """Append one draft inside ``transaction``; returns the fact with its position.
+
+        It is what ``decode`` makes of its bytes, which a rebuild will see: facts are values, and
+        each is equal to what is read of it.
+        """
+        draft = placed.draft
+        position = self._write(c, self.mapper.to_stored_event(placed), recorded_at)
+        recorded = Recorded(
+            position,
+            placed.stream,
+            placed.version,
+            recorded_at,
+            draft.author,
+            draft.caused_by,
+            draft.event,
+        )
+        return self._project(c, recorded)
 
     def leaf_hash(self, position: int) -> bytes:
         """Return the leaf hash of an event."""

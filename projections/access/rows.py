@@ -152,18 +152,17 @@ class AccessRows:
     def apply(self, cursor: Cursor, recorded: Recorded) -> None:
         """Write what one event changes."""
         event = recorded.event
-        if isinstance(event, SubjectRegistered):
-            cursor.execute(
-                "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
-                "DO UPDATE SET properties = excluded.properties",
-                (event.subject.key, recorded.position, _json(event.properties)),
-            )
-        elif isinstance(event, SubjectEvent):
-            cursor.execute(
-                "INSERT INTO access_subjects (subject, position) VALUES (?, ?) "
-                "ON CONFLICT (subject) DO NOTHING",
-                (event.subject.key, recorded.position),
-            )
+        if isinstance(event, SubjectEvent):
+            properties = _json(event.properties) if isinstance(event, SubjectRegistered) else None
+            row = (event.subject.key, recorded.position, properties)
+            if recorded.version == 1:  # so there is no row of the subject yet
+                cursor.execute("INSERT INTO access_subjects VALUES (?, ?, ?)", row)
+            elif properties is not None:
+                cursor.execute(
+                    "INSERT INTO access_subjects VALUES (?, ?, ?) ON CONFLICT (subject) "
+                    "DO UPDATE SET properties = excluded.properties",
+                    row,
+                )
         match event:
             case SubjectSuspended():
                 self._begin(cursor, recorded, event)

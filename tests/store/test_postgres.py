@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from eventsourcing.persistence import Cursor
 from eventsourcing.tests.persistence import ApplicationRecorderTestCase
 
 from ledger.domain.errors import Unavailable
 from ledger.domain.events import Recorded
-from ledger.store.postgres import PostgresDatastore
+from ledger.store.postgres import ROWS_AHEAD, PostgresDatastore
 from ledger.store.projection import Projection
 from ledger.store.recorder import SCHEMA_VERSION, LedgerRecorder
 from ledger.tlog.log import LogRows
@@ -67,6 +68,11 @@ def connected(url: str) -> Iterator[Callable[[str], list[Any]]]:
             return cursor.fetchall() if cursor.description else []
 
         yield run
+
+
+def _each(c: Cursor, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    for row in rows:
+        c.execute(statement, row)
 
 
 class TestPostgresRecorder(RecorderContract):
@@ -134,6 +140,31 @@ class TestPostgresRecorder(RecorderContract):
         recorder.store.close()
 
         assert ("on",) == row
+
+    def test_a_row_that_is_refused_ahead_takes_its_whole_transaction_with_it(
+        self, recorder: LedgerRecorder
+    ) -> None:
+        """The server inserts while others are decided; who reads meanwhile sees all of it."""
+        store = recorder.store
+        count = 3 * ROWS_AHEAD + 1
+        insert = "INSERT INTO commands VALUES (?, ?, ?, ?, ?)"
+        rows = [("jo", f"key-{number:04d}", "x", number, 1) for number in range(count)]
+        refused = [*rows[:5], rows[0], *rows[5:]]
+
+        failing = pytest.raises(psycopg.IntegrityError)
+        with failing, store.transaction(commit=True), store.holding() as c:
+            _each(c, insert, refused)
+        with store.transaction(commit=True), store.holding() as c:
+            _each(c, insert, rows[:-1])
+            c.execute("SELECT count(*) FROM commands")
+            read = c.fetchone()
+            _each(c, insert, rows[-1:])
+        with store.transaction(commit=False) as c:
+            c.execute("SELECT idempotency_key FROM commands ORDER BY position")
+            stored = [key for (key,) in c.fetchall()]
+
+        assert (count - 1,) == read
+        assert [row[1] for row in rows] == stored
 
     def test_a_store_of_a_newer_version_is_refused_and_left_alone(
         self, path: str, clock: SetClock, recorder: LedgerRecorder

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 BATCH_LINES_MAX: Final = 100_000  # half a minute of work; a longer import is several batches
 BATCH_LINE_BYTES_MAX: Final = BODY_BYTES_MAX  # a line is a request's body and some words more
-BATCH_GROUPS_AHEAD_MAX: Final = 4  # groups of lines that are decided while answers are sent
+BATCH_GROUPS_AHEAD_MAX: Final = 2  # groups of lines that are decided while answers are sent
 MEDIA_TYPE: Final = "application/x-ndjson"
 
 log = logging.getLogger(__name__)
@@ -341,6 +341,8 @@ def _understood(value: object) -> BatchLine:
 
 
 def _path_of(asked: BatchLine) -> str:
+    if asked.path.isascii() and "%" not in asked.path:
+        return asked.path
     try:
         return unquote_to_bytes(asked.path).decode("utf-8")
     except UnicodeError:

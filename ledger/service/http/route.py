@@ -57,7 +57,8 @@ KEY_BYTES_MAX: Final = 200  # our keys have 47; hashing more is work for nothing
 HEADER_TEXT_MAX: Final = 256  # of X-Request-ID and Idempotency-Key: an id, not a message
 
 _ID_HEADER = re.compile(r"[\x20-\x7e]{1,256}\Z")
-_FRACTION = re.compile(rb"[\[:,]-?[0-9]+[.e]")
+# Where nothing is between values, a member's name ends before its number: an instant holds none.
+_FRACTION = re.compile(rb'(?:":|[\[,])-?[0-9]+[.e]')
 POSITION = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 
 
