@@ -99,7 +99,8 @@ class Feed:
         self._wake()
 
     def _catch_up(self) -> None:
-        if self._lost:
+        # What this process appended last, it has applied, and need not read.
+        if self._lost or self._recorder.ends_with_own(self.position):
             return
         try:
             self._apply(self._following())
