@@ -133,6 +133,37 @@ def test_own_writes_are_not_read_again(
     assert not service.recorder.ends_with_own(position - 1)
 
 
+def test_an_own_commit_is_a_look(
+    service: Service, other: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes in what others had committed before it, so the watch need not look just then."""
+    witness, looks, store = Witness(), list[int](), service.recorder.store
+    feed = Feed(service.recorder, (witness,))
+    feed.position = service.recorder.position
+    service.recorder.committed = feed.committed
+    first = feed.position + 1
+    steps = iter(
+        [
+            lambda: link(service, 1),
+            lambda: link(other, 2),
+            lambda: link(other, 3) and link(service, 4),
+            feed._stop.set,
+        ]
+    )
+    look = store.data_version
+
+    def looked() -> int:
+        looks.append(feed.position)
+        return look()
+
+    monkeypatch.setattr(store, "await_commit", lambda _: next(steps)())
+    monkeypatch.setattr(store, "data_version", looked)
+    feed._watch()
+
+    assert [first, first + 3] == looks
+    assert [first, first + 1, first + 2, first + 3] == witness.seen
+
+
 @pytest.mark.parametrize("column", ["stream", "type", "recorded_at", "state"])
 def test_an_own_write_that_was_replaced_is_noticed(
     service: Service, witness: Witness, tmp_path: Path, column: str
