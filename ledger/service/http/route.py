@@ -33,6 +33,7 @@ from ledger.domain.errors import Behind, Conflict, InvalidValue, LedgerError, No
 from ledger.domain.events import Author
 from ledger.domain.values import Role, Subject
 from ledger.service.feed import MIN_POSITION_WAIT_S, STANDBY_PAUSE_S, asked_position
+from ledger.service.http.one_write import in_one_write
 from ledger.service.http.problems import (
     BodyTooLarge,
     InvalidRequest,
@@ -197,7 +198,8 @@ class CommandsByPath:
             response = await route.answer(request)
         except LedgerError as error:
             response = problem_of(error)
-        await response(scope, receive, send)
+        with in_one_write(scope):
+            await response(scope, receive, send)
 
     def has(self, scope: Scope) -> bool:
         """Tell whether a request asks for one of these commands."""
