@@ -109,15 +109,16 @@ class LedgerDatastore(SQLiteDatastore):
             with self._snapshot() as cursor:
                 yield cursor
 
-    @contextmanager
-    def glancing(self) -> Iterator[SQLiteCursor]:
+    def glancing(self) -> AbstractContextManager[SQLiteCursor]:
         """Yield a cursor for one statement that reads, which is a snapshot by itself."""
         if self._writing_thread == threading.get_ident():
-            assert self._writer is not None
-            yield self._cursor(self._writer)
-        else:
-            with self._reader() as connection:
-                yield SQLiteCursor(connection.cursor())
+            return self.transaction(commit=False)
+        return self._glance()
+
+    @contextmanager
+    def _glance(self) -> Iterator[SQLiteCursor]:
+        with self._reader() as connection:
+            yield SQLiteCursor(connection.cursor())
 
     def answering(self) -> AbstractContextManager[SQLiteCursor]:
         """Yield a cursor on a snapshot to answer a question from."""
