@@ -49,6 +49,7 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._draining = False
+        self._followed = 0  # own commits, each applied after what others had committed before it
         self.position = 0
         self.failure: Exception | None = None
         self.on_loss: Callable[[str], None] = lambda _: None
@@ -90,6 +91,8 @@ class Feed:
                     Unavailable
                 ):  # the watch catches up, and says so till then
                     self._catch_up()
+            if self.position >= recorded[-1].position:
+                self._followed += 1
         self._wake()
 
     def catch_up(self) -> None:
@@ -99,7 +102,8 @@ class Feed:
         self._wake()
 
     def _catch_up(self) -> None:
-        if self._lost:
+        # What this process appended last, it has applied, and need not read.
+        if self._lost or self._recorder.ends_with_own(self.position):
             return
         try:
             self._apply(self._following())
@@ -139,10 +143,16 @@ class Feed:
 
     def _watch(self) -> None:
         seen = -1
+        store = self._recorder.store
         while not self._stop.is_set():
-            self._recorder.store.await_commit(self._stop)
+            followed = self._followed
+            store.await_commit(self._stop)
+            # An own commit is a look: where it is only time that passed, the next is due after it.
+            # On PostgreSQL somebody told of a commit, and it may have come after that one.
+            if followed != self._followed and store.dialect == "sqlite":
+                continue
             try:
-                version = self._recorder.store.data_version()
+                version = store.data_version()
                 if version != seen:
                     self.catch_up()
                     seen = version

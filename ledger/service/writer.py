@@ -45,7 +45,7 @@ class Writer:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._jobs: queue.Queue[_Job[object] | None] = queue.Queue(WAITING_MAX)
+        self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self.observe: Callable[[float], object] | None = None
         """Called with the seconds that each transaction took, the wait for its lock included."""
@@ -79,10 +79,9 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         job: _Job[T] = _Job(commands, foreseen, loop, loop.create_future())
-        try:
-            self._jobs.put_nowait(job)  # type: ignore[arg-type]
-        except queue.Full:
-            raise Unavailable(f"{WAITING_MAX} commands are waiting") from None
+        if self._jobs.qsize() >= WAITING_MAX:
+            raise Unavailable(f"{WAITING_MAX} commands are waiting")
+        self._jobs.put(job)  # type: ignore[arg-type]
         return job.future
 
     def _work(self) -> None:

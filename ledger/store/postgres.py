@@ -20,7 +20,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
@@ -195,6 +195,10 @@ class PostgresDatastore:
         else:
             with self._snapshot(self._pool) as cursor:
                 yield cursor
+
+    def glancing(self) -> AbstractContextManager[PostgresCursor]:
+        """Yield a cursor for one statement that reads, which is a snapshot by itself."""
+        return self.transaction(commit=False)
 
     @contextmanager
     def answering(self) -> Iterator[PostgresCursor]:

@@ -128,6 +128,12 @@ class Store(Protocol):
         ``OutcomeUnknown`` when it cannot tell whether it committed.
         """
 
+    def glancing(self) -> AbstractContextManager[Cursor]:
+        """Yield a cursor for one statement that reads, which is a snapshot by itself.
+
+        Inside a transaction of the same thread it reads in that.
+        """
+
     def answering(self) -> AbstractContextManager[Cursor]:
         """Yield a cursor on a snapshot to answer a question from: of a standby, if one is set.
 
@@ -198,6 +204,9 @@ class LedgerRecorder(ApplicationRecorder):
         self.newest = 0
         """The newest position that this process has seen: nothing is appended before it."""
         self._own_head = 0
+        self._own_row: tuple[Any, ...] | None = None
+        """The columns of the newest event that was appended here."""
+        self._next_row: tuple[Any, ...] | None = None
         self.generation = 0
         """A number that changes when events may be there that this recorder did not append."""
 
@@ -277,6 +286,7 @@ class LedgerRecorder(ApplicationRecorder):
                 self._leaves.clear()
                 self._own_head = self._head[0]
                 if recorded:
+                    self._own_row = self._next_row
                     self.newest = max(self.newest, recorded[-1].position)
                     self.committed(recorded)
 
@@ -388,7 +398,7 @@ class LedgerRecorder(ApplicationRecorder):
         self._traces.append((_EVENT_IS_THERE, row))
         if self.log is not None:
             self._leaves[position] = self.log.append(c, *row)
-        self._head = (position, at)
+        self._head, self._next_row = (position, at), row
         return position
 
     def _project(self, c: Cursor, recorded: Recorded) -> Recorded:
@@ -491,7 +501,7 @@ class LedgerRecorder(ApplicationRecorder):
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
         """Return the stored events of a stream, as the library's interface wants them."""
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(
                 _SELECT + "WHERE stream = ? AND version > ? AND version <= ? "
                 f"ORDER BY version {'DESC' if desc else 'ASC'} LIMIT ?",
@@ -524,7 +534,7 @@ class LedgerRecorder(ApplicationRecorder):
         """Return stored events in ledger order, from and to a position."""
         first = (start or 0) + (not inclusive_of_start)
         topic_filter = f"AND type IN ({', '.join('?' * len(topics))}) " if topics else ""
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(
                 _SELECT + f"WHERE position >= ? AND position <= ? {topic_filter}"
                 "ORDER BY position LIMIT ?",
@@ -544,7 +554,7 @@ class LedgerRecorder(ApplicationRecorder):
 
     def max_notification_id(self) -> int | None:
         """Return the newest position; ``None`` when nothing is recorded."""
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute("SELECT max(position) FROM events")
             position: int | None = c.fetchone()[0]
             return position
@@ -559,6 +569,15 @@ class LedgerRecorder(ApplicationRecorder):
     def position(self) -> int:
         """The newest position; 0 when nothing is recorded."""
         return self.max_notification_id() or 0
+
+    def ends_with_own(self, position: int) -> bool:
+        """Tell whether the newest event is that at a position, and is as it was appended here."""
+        own = self._own_row
+        if own is None or own[0] != position:
+            return False
+        with self.store.glancing() as c:
+            c.execute(_SELECT + "WHERE position >= ? ORDER BY position LIMIT 2", (position,))
+            return [tuple(row) for row in c.fetchall()] == [own]
 
     def position_at(self, known_at: datetime) -> int:
         """Return the newest position recorded at or before an instant; 0 when there is none."""
@@ -617,7 +636,7 @@ class LedgerRecorder(ApplicationRecorder):
         Given ``types``, only events of these are read at all.
         """
         of_types = f"AND type IN ({', '.join('?' * len(types))}) " if types else ""
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(
                 _SELECT + f"WHERE stream = ? AND version > ? AND position <= ? {of_types}"
                 "ORDER BY version",
@@ -635,7 +654,7 @@ class LedgerRecorder(ApplicationRecorder):
         streams = ["stream = ? AND version > ?"] * len(begun)
         if new:
             streams.append(f"stream IN ({', '.join('?' * len(new))})")
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(
                 _SELECT + f"WHERE {' OR '.join(streams)} ORDER BY position",
                 [*(value for each in begun.items() for value in each), *new],
@@ -644,7 +663,7 @@ class LedgerRecorder(ApplicationRecorder):
 
     def streams(self, category: str, *, until: int | None = None) -> list[Recorded]:
         """Return the events of every stream of a category (``group``), in ledger order."""
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(
                 _SELECT + "WHERE stream >= ? AND stream < ? AND position <= ? ORDER BY position",
                 (f"{category}/", f"{category}0", _NO_LIMIT if until is None else until),
@@ -653,12 +672,13 @@ class LedgerRecorder(ApplicationRecorder):
 
     def events(self, *, after: int = 0, until: int | None = None) -> Iterator[Recorded]:
         """Yield all events in ledger order, read in batches of ``READ_BATCH``."""
-        while batch := self.select_notifications(
-            after, READ_BATCH, until, inclusive_of_start=False
-        ):
+        full = True
+        while full:
+            batch = self.select_notifications(after, READ_BATCH, until, inclusive_of_start=False)
             for notification in batch:
                 yield self.mapper.to_domain_event(notification)
-            after = batch[-1].id
+            full = len(batch) == READ_BATCH
+            after = batch[-1].id if batch else after
 
     def event(self, position: int) -> Recorded | None:
         """Return the event at a position."""
@@ -676,7 +696,7 @@ class LedgerRecorder(ApplicationRecorder):
     def _at(self, positions: Sequence[int], read: Callable[[Any], T]) -> list[T]:
         if not positions:
             return []
-        with self.store.transaction(commit=False) as c:
+        with self.store.glancing() as c:
             c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
             found = {row["position"]: read(row) for row in c.fetchall()}
             return [found[position] for position in positions]

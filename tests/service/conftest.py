@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import Role
@@ -127,7 +128,7 @@ def open_ledger(service: Service) -> dict[str, str]:
 
 
 def serve(
-    service: Service, *, app: Front | None = None, port: int = 0
+    service: Service, *, app: Front | FastAPI | None = None, port: int = 0
 ) -> tuple[uvicorn.Server, threading.Thread, str]:
     """Serve in a thread on a port of 127.0.0.1 (0: a free one); returns when it answers.
 
@@ -159,7 +160,9 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def serving(service: Service, *, app: Front | None = None, port: int = 0) -> Iterator[str]:
+def serving(
+    service: Service, *, app: Front | FastAPI | None = None, port: int = 0
+) -> Iterator[str]:
     """Serve for as long as the block runs; yields the URL."""
     server, thread, url = serve(service, app=app, port=port)
     try:

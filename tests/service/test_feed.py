@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Coroutine, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +113,72 @@ def test_own_writes_are_applied_when_they_are_answered(service: Service, witness
     positions = [link(service, 1), link(service, 2)]
 
     assert positions == witness.seen
+
+
+def test_own_writes_are_not_read_again(
+    service: Service, other: Service, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch finds that nothing came after them; what others add or put there it reads."""
+    link(service, 1)
+    read = LedgerRecorder.events
+    monkeypatch.setattr(LedgerRecorder, "events", lambda *_, **__: pytest.fail("it was read"))
+    feed_of(service).catch_up()
+    assert service.recorder.ends_with_own(service.recorder.position)
+
+    monkeypatch.setattr(LedgerRecorder, "events", read)
+    position = link(other, 2)
+    feed_of(service).catch_up()
+    assert position == witness.seen[-1]
+    assert not service.recorder.ends_with_own(position)
+    assert not service.recorder.ends_with_own(position - 1)
+
+
+def test_an_own_commit_is_a_look(
+    service: Service, other: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes in what others had committed before it, so the watch need not look just then."""
+    witness, looks, store = Witness(), list[int](), service.recorder.store
+    feed = Feed(service.recorder, (witness,))
+    feed.position = service.recorder.position
+    service.recorder.committed = feed.committed
+    first = feed.position + 1
+    steps = iter(
+        [
+            lambda: link(service, 1),
+            lambda: link(other, 2),
+            lambda: link(other, 3) and link(service, 4),
+            feed._stop.set,
+        ]
+    )
+    look = store.data_version
+
+    def looked() -> int:
+        looks.append(feed.position)
+        return look()
+
+    monkeypatch.setattr(store, "await_commit", lambda _: next(steps)())
+    monkeypatch.setattr(store, "data_version", looked)
+    feed._watch()
+
+    assert [first, first + 3] == looks
+    assert [first, first + 1, first + 2, first + 3] == witness.seen
+
+
+@pytest.mark.parametrize("column", ["stream", "type", "recorded_at", "state"])
+def test_an_own_write_that_was_replaced_is_noticed(
+    service: Service, witness: Witness, tmp_path: Path, column: str
+) -> None:
+    """An event at the same position is another one, whatever of it differs."""
+    position = link(service, 1)
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as c:
+        c.execute("DROP TRIGGER events_are_never_changed")
+        ((before,),) = c.execute(f"SELECT {column} FROM events WHERE position = ?", (position,))
+        change = f"UPDATE events SET {column} = ? WHERE position = {position}"
+        c.execute(change, (before[:-1] + before[:1],))
+        assert not service.recorder.ends_with_own(position)
+
+        c.execute(change, (before,))
+        assert service.recorder.ends_with_own(position)
 
 
 def test_commands_committed_together_are_applied_in_order(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 
 from ledger.service import logs
 from ledger.service.settings import Settings
@@ -46,6 +48,26 @@ def written(
     root.setLevel(level)
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize(
+    "extra", [{}, {"status": 201, "route": None, "when": HOSTILE}, {"level": "mine", "z": 1}]
+)
+def test_a_line_is_the_same_with_and_without_structlog(
+    form: logs.LogFormat,
+    extra: dict[str, Any],
+    written: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is made the quick way has the same members in the same order."""
+    logs.configure(form)
+    log, seen = logging.getLogger("ledger.service.feed"), []
+    for way in (logs._Lines.format, structlog.stdlib.ProcessorFormatter.format):
+        monkeypatch.setattr(logs._Lines, "format", way)
+        log.info("about %s", HOSTILE, extra=extra)
+        seen.append(re.sub(r"20\d\d-\d\d-\d\dT[0-9:.]+Z", "T", written()))
+    assert seen[0] == seen[1]
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:

@@ -29,12 +29,12 @@ from ledger.application import SYSTEM_AUTHOR
 from ledger.domain.values import REASON_MAX, Basis, Role, Scope, Subject
 from ledger.service.http import protocol
 from ledger.service.http.authzen import HEADS_KEPT_MAX, DecisionPoint
+from ledger.service.http.one_write import TRANSPORT_KEY
 from ledger.service.http.protocol import (
     BODY_DEADLINE_S,
     HEADERS_DEADLINE_S,
     IDLE_DEADLINE_S,
     STATE_KEY,
-    TRANSPORT_KEY,
     CheckProtocol,
 )
 from ledger.service.settings import Settings
@@ -220,7 +220,7 @@ def unlike(protocol_class: type[HttpToolsProtocol]) -> list[str]:
         if not hasattr(owner, name)
     ]
     for owner, names in (
-        (RequestResponseCycle, {"response_complete", "keep_alive"}),
+        (RequestResponseCycle, {"response_complete", "keep_alive", "transport", "scope"}),
         (FlowControl, {"write_paused"}),
     ):
         source = inspect.getsource(owner)

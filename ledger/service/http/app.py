@@ -62,6 +62,7 @@ from ledger.service.http.problems import (
     problem_of,
 )
 from ledger.service.http.protocol import METRICS_PORT_KEY, STATE_KEY
+from ledger.service.http.route import CommandsByPath
 from ledger.service.metrics import Metrics
 from ledger.service.report import Reports
 from ledger.service.transparency.publication import Publication
@@ -157,20 +158,28 @@ def create_app(service: Service) -> Front:
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(Envelope, requests=metrics.requests)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    return Front(app, point, service, MetricsApp(monitor))
+    return Front(app, CommandsByPath(app), metrics, point, service, MetricsApp(monitor))
 
 
 class Front(AccessApp):
-    """Answers checks itself, and sends everything else to FastAPI.
+    """Answers checks itself, sends commands to their routes and everything else to FastAPI.
 
     What comes in at the port of the metrics goes to the metrics.
     """
 
     def __init__(
-        self, api: FastAPI, point: DecisionPoint, service: Service, metrics_app: MetricsApp
+        self,
+        api: FastAPI,
+        commands: CommandsByPath,
+        metrics: Metrics,
+        point: DecisionPoint,
+        service: Service,
+        metrics_app: MetricsApp,
     ) -> None:
         super().__init__(point, service.feed, closed_port=service.settings.metrics_port)
         self.api = api
+        self._commands = commands
+        self._answer_command = Envelope(commands, metrics.requests)
         self._metrics = metrics_app
 
     async def elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,6 +187,8 @@ class Front(AccessApp):
         port = self.closed_port
         if port is not None and scope["type"] == "http" and scope["server"][1] == port:
             await self._metrics(scope, receive, send)
+        elif self._commands.has(scope):
+            await self._answer_command(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 
@@ -191,6 +202,7 @@ class Envelope:
     def __init__(self, app: ASGIApp, requests: Counter) -> None:
         self.app = app
         self._requests = requests
+        self._counted: dict[tuple[str, str | None, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -224,19 +236,25 @@ class Envelope:
         """Count a request and log it: by its route, never by its address, which may name people."""
         template = getattr(scope.get("route"), "path", None)
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._requests.labels(method, template or "none", status).inc()
+        counted = self._counted.get((method, template, status))
+        if counted is None:
+            counted = self._requests.labels(method, template or "none", status)
+            self._counted[method, template, status] = counted
+        counted.inc()
         if template in PROBES and status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return
-        log.info(
-            "request",
-            extra={
+        # Not through ``log.info``, which would look for the place that called it.
+        if log.isEnabledFor(logging.INFO):
+            told = {
                 "request_id": _shown(request_id),
                 "method": method,
                 "route": template,
                 "status": status,
                 "duration_ms": round(1_000 * seconds, 3),
-            },
-        )
+            }
+            log.handle(
+                log.makeRecord(log.name, logging.INFO, "", 0, "request", (), None, extra=told)
+            )
 
 
 def _fault(scope: Scope) -> ASGIApp:

@@ -16,9 +16,9 @@ answered, a client that reads its answers, and a body that ``DecisionPoint`` acc
 last shows in the head, so whoever may not ask is told so before a body is waited for.
 
 It relies on these names of uvicorn's ``HttpToolsProtocol``, to which a test holds it: the parser's
-callbacks, ``cycle``, ``url``, ``scope``, ``parser``, ``pipeline``, ``flow``, ``transport``,
-``app_state``, and the ``default_headers``, ``connections`` and ``total_requests`` of
-``server_state``.
+callbacks, ``cycle`` with its ``scope`` and ``transport``, ``url``, ``scope``, ``parser``,
+``pipeline``, ``flow``, ``transport``, ``app_state``, and the ``default_headers``, ``connections``
+and ``total_requests`` of ``server_state``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from ledger.service.http.authzen import (
     DecisionPoint,
     KnownHead,
 )
+from ledger.service.http.one_write import TRANSPORT_KEY
 
 HEADERS_DEADLINE_S: Final = 5.0  # from the first byte of a request to the end of its headers
 BODY_DEADLINE_S: Final = 20.0  # from the end of its headers to the end of its body
@@ -51,8 +52,6 @@ SWEEP_INTERVAL_S: Final = 1.0  # one look at all connections a second costs a mi
 
 STATE_KEY: Final = "decision_point"
 """Under this name the application's lifespan hands over its ``DecisionPoint``."""
-TRANSPORT_KEY: Final = "transport"
-"""Under this name a request that is handed over carries its connection's transport."""
 METRICS_PORT_KEY: Final = "metrics_port"
 """Under this one the port on which nothing but the metrics is answered; ``None``: there is none."""
 

@@ -17,6 +17,7 @@ from ledger.domain.errors import InvalidValue, LedgerError
 from ledger.domain.values import Role
 from ledger.service.http.events import Filter
 from ledger.service.http.live import RETRY_MS, Live, Stream
+from ledger.service.http.one_write import TRANSPORT_KEY
 from ledger.service.http.problems import (
     NotAllowed,
     TooManyStreams,
@@ -24,7 +25,6 @@ from ledger.service.http.problems import (
     problem_of,
     responses,
 )
-from ledger.service.http.protocol import TRANSPORT_KEY
 from ledger.service.http.route import (
     POSITION,
     READ_HEADERS,
