@@ -96,7 +96,7 @@ class AccessRows:
             overturned INTEGER NOT NULL,
             PRIMARY KEY (suspension, known_from)
         ) STRICT, WITHOUT ROWID""",
-        """CREATE INDEX IF NOT EXISTS access_terms_due ON access_terms (closes_at)
+        """CREATE INDEX IF NOT EXISTS access_terms_due ON access_terms (closes_at, suspension)
             WHERE known_until IS NULL AND ended_by IS NULL AND closes_at IS NOT NULL""",
         """CREATE TABLE IF NOT EXISTS access_selectors (
             selector TEXT NOT NULL,
