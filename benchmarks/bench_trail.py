@@ -1,4 +1,9 @@
-"""How long a page of the trail takes to find and read, and its counts, at a million events."""
+"""How long a page of the trail takes to find and read, and its counts, at a million events?
+
+On SQLite and on PostgreSQL, or on the one that is named, and of as many events as are named. Both
+hold the same events. Beside the time of an answer stands the processor time of the quickest, of
+this process and of the server's that answers it, which says what others on the cores do not change.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from benchmarks.ledgers import START, fill_with
-from benchmarks.server import new_ledger
+import psycopg
+
+from benchmarks.ledgers import START, append
 from ledger.domain.events import (
     Author,
     Event,
@@ -35,8 +43,11 @@ from ledger.domain.values import (
     Subject,
     sortable_id,
 )
-from ledger.service.wiring import Service
+from ledger.service.settings import Settings
+from ledger.service.wiring import Service, build
+from tests.postgres import Server, fresh_database
 
+STORES: Final = ("sqlite", "postgresql")
 EVENTS: Final = 1_000_000
 ASKED: Final = 7  # times for each question
 PAGE: Final = 100
@@ -129,14 +140,34 @@ def year(events: int) -> Iterator[tuple[Event, int]]:
                 )
 
 
-def median_and_worst(ask: Callable[[], object]) -> tuple[float, float]:
-    """Ask several times; returns milliseconds."""
-    taken = []
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What answers took, in milliseconds: the median, the worst, and the least computing."""
+
+    median: float
+    worst: float
+    computed: float
+
+    def __str__(self) -> str:
+        return f"{self.median:8.1f}{self.worst:8.1f}{self.computed:8.1f}"
+
+
+def taken(ask: Callable[[], object], server: int | None) -> Taken:
+    """Ask several times; ``server`` is the process of PostgreSQL that answers."""
+    times, computed = [], []
     for _ in range(ASKED):
+        served, used = _served_ms(server), time.process_time()
         started = time.perf_counter()
         ask()
-        taken.append(1_000 * (time.perf_counter() - started))
-    return statistics.median(taken), max(taken)
+        times.append(1_000 * (time.perf_counter() - started))
+        computed.append(1_000 * (time.process_time() - used) + _served_ms(server) - served)
+    return Taken(statistics.median(times), max(times), min(computed))
+
+
+def _served_ms(server: int | None) -> float:
+    if server is None:
+        return 0
+    return int(Path(f"/proc/{server}/schedstat").read_text().split()[0]) / 1e6
 
 
 def questions(service: Service) -> dict[str, dict[str, Any]]:
@@ -179,16 +210,50 @@ def questions(service: Service) -> dict[str, dict[str, Any]]:
     }
 
 
-def main(events: int = EVENTS) -> None:
+def main(stores: Sequence[str], events: int) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as folder:
-        database = Path(folder) / "ledger.db"
-        new_ledger(database)
-        service = fill_with(database, year(events), authors=AUTHORS, every=OVER / events)
-        print("of", f"{service.recorder.position:,}", "events, in ms: median and worst")
-        print(f"{'':40}{'page':>16}{'oldest':>16}{'counts':>16}{'alternatives':>16}{'found':>11}")
-        for name, asked in questions(service).items():
-            print(f"{name:40}{_measured(service, asked)}", flush=True)
+    for store in stores:
+        with tempfile.TemporaryDirectory() as name, _service(store, Path(name)) as service:
+            began = time.perf_counter()
+            append(service, year(events), authors=AUTHORS, every=OVER / events)
+            if store == "postgresql":
+                with psycopg.connect(service.settings.database_url, autocommit=True) as connection:
+                    connection.execute("VACUUM ANALYZE")  # as autovacuum does, sooner or later
+            filled = time.perf_counter() - began
+            print(
+                store, "of", f"{service.recorder.position:,}", f"events, filled in {filled:.0f} s"
+            )
+            print("in ms: median, worst, and of a processor at least")
+            columns = ("page", "oldest", "counts", "alternatives")
+            print(f"{'':40}{''.join(f'{column:>24}' for column in columns)}{'found':>11}")
+            for asked_for, asked in questions(service).items():
+                print(f"{asked_for:40}{_measured(service, asked)}", flush=True)
+
+
+@contextmanager
+def _service(store: str, folder: Path) -> Iterator[Service]:
+    """Yield the service of a new ledger, which is not started."""
+    if store == "sqlite":
+        with _built(Settings(database_url=f"sqlite:///{folder / 'ledger.db'}")) as service:
+            yield service
+        return
+    server = Server()
+    try:
+        with (
+            fresh_database(server.url) as url,
+            _built(Settings(database_url=url, files=folder, allow_owner=True)) as service,
+        ):
+            yield service
+    finally:
+        server.remove()
+
+
+@contextmanager
+def _built(settings: Settings) -> Iterator[Service]:
+    service = build(settings)
+    try:
+        yield service
+    finally:
         service.close()
 
 
@@ -197,20 +262,26 @@ def _measured(service: Service, asked: dict[str, Any]) -> str:
     with service.reading() as (c, head):
         asked = {"position": head, **asked}
         middle = asked["position"] // 2
+        server = None
+        if service.recorder.store.dialect == "postgresql":
+            c.execute("SELECT pg_backend_pid()")
+            server = c.fetchall()[0][0]
 
         def page(**where: Any) -> None:
             found = trail.events(c, limit=PAGE, **where, **asked)
             service.recorder.at_positions(found)
 
-        times = [
-            median_and_worst(page),
-            median_and_worst(lambda: page(oldest_first=True, cursor_position=middle)),
-            median_and_worst(lambda: trail.counts(c, **asked)),
-            median_and_worst(lambda: trail.counts(c, alternatives=True, **asked)),
+        took = [
+            taken(page, server),
+            taken(lambda: page(oldest_first=True, cursor_position=middle), server),
+            taken(lambda: trail.counts(c, **asked), server),
+            taken(lambda: trail.counts(c, alternatives=True, **asked), server),
         ]
         total = trail.counts(c, **asked)["total"]
-    return "".join(f"{median:8.1f}{worst:8.1f}" for median, worst in times) + f"{total:11,}"
+    return "".join(map(str, took)) + f"{total:11,}"
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS)
+    named = [word for word in sys.argv[1:] if not word.isdigit()]
+    number = next((int(word) for word in sys.argv[1:] if word.isdigit()), EVENTS)
+    main(named or STORES, number)

@@ -12,9 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from eventsourcing.persistence import Cursor
-from eventsourcing.sqlite import SQLiteCursor
-
 from ledger.domain.events import (
     Author,
     Draft,
@@ -46,7 +43,6 @@ AUTHOR: Final = Author("detector", None, "6f1d2c3b4a5968778695a4b3c2d1e0f0")
 MODELS: Final = ("atlas-3", "cipher-2", "vesper-1")
 SCOPE: Final = Scope(resources=(ResourcesOfGroup(group="frontier"),))
 CLAUSE: Final = ClauseRef(policy="acceptable-use@1", clause="fraud", category="fraud")
-BATCH: Final = 10_000
 
 
 def fill(database: Path, events: int, *, suspended: int | None = None) -> Service:
@@ -64,43 +60,36 @@ def fill_with(
     authors: Sequence[Author] = (AUTHOR,),
     every: timedelta = timedelta(microseconds=1),
 ) -> Service:
-    """Fill a ledger with these events, each with its version; the service is not started.
+    """Fill a ledger in a file with these events; returns the service, which is not started."""
+    service = build(Settings(database_url=f"sqlite:///{database}"))
+    append(service, made, authors=authors, every=every)
+    return service
+
+
+def append(
+    service: Service,
+    made: Iterable[tuple[Event, int]],
+    *,
+    authors: Sequence[Author] = (AUTHOR,),
+    every: timedelta = timedelta(microseconds=1),
+) -> None:
+    """Append these events, each with its version, to a ledger on either store.
 
     They are recorded by the ``authors`` in turn, one ``every`` so often.
     """
-    service = build(Settings(database_url=f"sqlite:///{database}"))
     if not service.recorder.position:
         service.open()
     members = tuple(Resource(type="model", id=id_) for id_ in MODELS)
     service.ledger.define_group("frontier", resources=members, by=AUTHOR)
-    with service.recorder.transaction() as c:
+    with service.recorder.transaction(), service.recorder.store.holding() as c:
         position, start = service.recorder.position, service.recorder.now()
-        rows = []
         for number, (event, version) in enumerate(made, start=position + 1):
-            at = start + every * (number - position)
-            rows.append(
-                (
-                    number,
-                    event.stream,
-                    version,
-                    event.TYPE,
-                    format_instant(at),
-                    encode(Draft(event, authors[number % len(authors)])),
-                )
-            )
-            if len(rows) == BATCH:
-                _append(service, c, rows)
-                rows = []
-        _append(service, c, rows)
+            at = format_instant(start + every * (number - position))
+            state = encode(Draft(event, authors[number % len(authors)]))
+            row = (number, event.stream, version, event.TYPE, at, state)
+            c.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+            service.log.append(c, *row)
     rebuild(service.recorder, repair=True)
-    return service
-
-
-def _append(service: Service, c: Cursor, rows: list[tuple[int, str, int, str, str, bytes]]) -> None:
-    assert isinstance(c, SQLiteCursor)
-    c.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
-    for row in rows:
-        service.log.append(c, *row)
 
 
 def _id(prefix: str) -> str:

@@ -35,7 +35,7 @@ from ledger.store.codec import (
 )
 from ledger.store.projection import Log, Projection
 
-SCHEMA_VERSION: Final = 3  # raised when a projection derives more than before
+SCHEMA_VERSION: Final = 4  # raised when a projection derives more than before
 LOCK_TIMEOUT_S: Final = 10  # longer than any append; a writer that waits longer has lost its caller
 RESOLVE_TRIES: Final = 3  # to reach the database again, each as long as a connection may take
 READ_BATCH: Final = 1_000  # events read at a time: a few megabytes at most

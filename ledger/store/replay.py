@@ -181,7 +181,7 @@ def _replay(
     try:
         for projection in projections:
             for statement in projection.DDL:
-                if "CREATE INDEX" not in statement:
+                if statement.startswith(("CREATE TABLE", "CREATE VIRTUAL TABLE")):
                     connection.execute(statement)
         connection.execute("BEGIN")
         held = HeldInserts(lambda statement, rows: insert(connection, statement, rows))
