@@ -610,7 +610,7 @@ class RecorderContract(ABC):
             for stored in unknown:
                 recorder._write(c, stored, recorder.now())
 
-        with pytest.raises(UnknownFact, match="event 3 is a operator.enrolled of schema 12"):
+        with pytest.raises(UnknownFact, match=r"event 3 is a operator\.enrolled of schema 12"):
             recorder.refuse_unknown_facts()
 
     @pytest.mark.parametrize(
