@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from eventsourcing.persistence import Cursor
 
@@ -44,6 +44,8 @@ from projections.trail import TrailRows
 
 if TYPE_CHECKING:
     from ledger.store.postgres import PostgresDatastore
+
+KEYS_TOGETHER_MAX: Final = 1_000  # looked for in the vault at once: a moment, and no memory
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +110,10 @@ class Finder:
         with self._store.transaction(commit=False) as c:
             return list(self._erasures.erased_by(c, among))
 
-    def erasures_done(self) -> Sequence[int]:
-        """Return the positions of the events that say so."""
+    def erasures_done(self, *, after: int, limit: int) -> Sequence[tuple[int, int]]:
+        """Return erasures after a position, each with that of the event which says it is done."""
         with self._store.transaction(commit=False) as c:
-            return self._erasures.done(c)
+            return self._erasures.done(c, after=after, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +249,15 @@ class Service:
 
     def lost_keys(self) -> list[str]:
         """Return the data keys that seal something, were not erased, and are not in the vault."""
-        with self.recorder.store.transaction(commit=False) as c:
-            keys = self.erasures.keys(c, erased=False)
-        return self.ledger.vault.missing(keys) if keys else []
+        lost: list[str] = []
+        after = ""
+        while True:
+            with self.recorder.store.transaction(commit=False) as c:
+                keys = self.erasures.keys(c, erased=False, after=after, limit=KEYS_TOGETHER_MAX)
+            lost += self.ledger.vault.missing(keys)
+            if len(keys) < KEYS_TOGETHER_MAX:
+                return lost
+            after = keys[-1]
 
     def start(self) -> int:
         """Destroy what is to be destroyed, load what is in memory, check the log; then go on.
