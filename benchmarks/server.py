@@ -139,10 +139,30 @@ def cpu_seconds(pid: int) -> float:
 
 def memory_mb(pid: int) -> float:
     """Return the resident memory of a process in megabytes."""
+    found = _status_mb(pid, "VmRSS")
+    if not found:
+        raise RuntimeError(f"no process {pid}")
+    return found
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most resident memory that a process ever had, or since ``forget_peak``.
+
+    It is 0 of one that has ended, and was not waited for.
+    """
+    return _status_mb(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Let the peak of a process begin again with what it has now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status_mb(pid: int, name: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no process {pid}")
+    return 0.0
 
 
 def waited_seconds(pid: int) -> float:

@@ -72,6 +72,7 @@ from ledger.tlog.note import VerifierKey, parse_vkey
 
 FOLDED_STREAMS_MAX: Final = 10_000  # folded records kept for the next decision: some tens of MB
 ENTROPY_BYTES_DRAWN: Final = 1_280  # at a time, which is enough for 128 ids
+ERASURES_TOGETHER_MAX: Final = 1_000  # whose keys are destroyed in one transaction of the vault
 KEY_PREFIX: Final = "clk_"  # lets secret scanners find a leaked key
 SYSTEM_AUTHOR: Final = Author(SYSTEM)
 
@@ -94,8 +95,8 @@ class Finder(Protocol):
     def erased_keys(self, among: Iterable[str]) -> Sequence[str]:
         """Return those of these data keys that an event says are destroyed."""
 
-    def erasures_done(self) -> Sequence[int]:
-        """Return the positions of the events that say so."""
+    def erasures_done(self, *, after: int, limit: int) -> Sequence[tuple[int, int]]:
+        """Return erasures after a position, each with that of the event which says it is done."""
 
 
 class Folded(Protocol):
@@ -563,12 +564,21 @@ class Ledger:
         with self.recorder.store.turn:
             # The event could still be rolled back, and the keys would be gone without it.
             assert not self.recorder.in_transaction, "keys are destroyed after the commit"
-        # The events themselves are asked: a changed row of a projection must not destroy a key.
-        done = map(self.recorder.event, self.finder.erasures_done())
-        events = [recorded.event for recorded in done if recorded is not None]
-        return self.vault.destroy(
-            key for event in events if isinstance(event, PersonalDataErased) for key in event.keys
-        )
+        destroyed, after = 0, 0
+        while True:
+            done = self.finder.erasures_done(after=after, limit=ERASURES_TOGETHER_MAX)
+            # The events themselves are asked: a changed row of a projection destroys no key.
+            found = [self.recorder.event(position) for _, position in done]
+            events = [recorded.event for recorded in found if recorded is not None]
+            destroyed += self.vault.destroy(
+                key
+                for event in events
+                if isinstance(event, PersonalDataErased)
+                for key in event.keys
+            )
+            if len(done) < ERASURES_TOGETHER_MAX:
+                return destroyed
+            after = done[-1][0]
 
     # --- policies and the catalogue ---------------------------------------------------------------
 

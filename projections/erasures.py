@@ -7,7 +7,7 @@ was destroyed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import orjson
 from eventsourcing.persistence import Cursor
@@ -24,6 +24,8 @@ from ledger.domain.values import Sealed, Subject, format_instant
 
 ErasureState = Literal["requested", "erased"]
 HoldState = Literal["stands", "lifted"]
+
+ALL: Final = 2**62  # more keys than there can be
 
 
 class ErasureRows:
@@ -128,22 +130,38 @@ class ErasureRows:
         row = cursor.fetchone()
         return f"subject/{row[0]}" if row else None
 
-    def keys(self, cursor: Cursor, *, erased: bool, subject: str | None = None) -> list[str]:
-        """Return the data keys that an event says are destroyed, or those of which none does."""
+    def keys(
+        self,
+        cursor: Cursor,
+        *,
+        erased: bool,
+        subject: str | None = None,
+        after: str = "",
+        limit: int = ALL,
+    ) -> list[str]:
+        """Return the data keys that an event says are destroyed, or those of which none does.
+
+        They come in order, at most ``limit`` of those after one.
+        """
+        whose = "" if subject is None else "AND subject = ? "
         cursor.execute(
-            f"SELECT key FROM erasure_keys WHERE erased_by IS {'NOT ' if erased else ''}NULL"
-            f"{'' if subject is None else ' AND subject = ?'} ORDER BY key",
-            () if subject is None else (subject,),
+            f"SELECT key FROM erasure_keys WHERE erased_by IS {'NOT ' if erased else ''}NULL "
+            f"AND key > ? {whose}ORDER BY key LIMIT ?",
+            (after, *(() if subject is None else (subject,)), limit),
         )
         return [row[0] for row in cursor.fetchall()]
 
-    def done(self, cursor: Cursor) -> list[int]:
-        """Return the positions of the events that say that keys are destroyed."""
+    def done(self, cursor: Cursor, *, after: int, limit: int) -> list[tuple[int, int]]:
+        """Return erasures that are done, by position, at most ``limit`` of those after one.
+
+        Each is its position, and that of the event which says that the keys are destroyed.
+        """
         cursor.execute(
-            "SELECT done_position FROM erasure_requests WHERE done_position IS NOT NULL "
-            "ORDER BY done_position"
+            "SELECT position, done_position FROM erasure_requests "
+            "WHERE done_position IS NOT NULL AND position > ? ORDER BY position LIMIT ?",
+            (after, limit),
         )
-        return [row[0] for row in cursor.fetchall()]
+        return [(row[0], row[1]) for row in cursor.fetchall()]
 
     def erased_by(self, cursor: Cursor, keys: Iterable[str]) -> dict[str, int]:
         """Return the position of the event that destroyed a key, of those that were destroyed."""

@@ -6,10 +6,6 @@ import math
 import time
 from typing import Final
 
-from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
-
 from ledger.domain.errors import InvalidValue
 from ledger.service.http.problems import TooManyRequests
 
@@ -20,6 +16,11 @@ class Limiter:
     """Counts requests by key in fixed windows, as ``limits`` does in memory."""
 
     def __init__(self, rate: str) -> None:
+        # Most services have no limit, and need not hold what counts.
+        from limits import parse  # noqa: PLC0415
+        from limits.storage import MemoryStorage  # noqa: PLC0415
+        from limits.strategies import FixedWindowRateLimiter  # noqa: PLC0415
+
         try:
             self._rate = parse(rate)
         except ValueError:

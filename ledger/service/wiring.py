@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from eventsourcing.persistence import Cursor
 
@@ -29,9 +29,6 @@ from ledger.service.signer import Signer
 from ledger.service.ticker import Ticker
 from ledger.service.witnesses import Witnesses, read_witness_policy
 from ledger.service.writer import Writer
-from ledger.store.postgres import PostgresDatastore
-from ledger.store.postgres_schema import script
-from ledger.store.postgres_vault import VAULT_DDL, PostgresVault, has_vault
 from ledger.store.recorder import DDL, LedgerRecorder, Store
 from ledger.store.sqlite import LedgerDatastore
 from ledger.store.vault import Vault, key_for, make_vault_key, read_vault_key
@@ -44,6 +41,11 @@ from projections.erasures import ErasureRows
 from projections.operators import Keyring, OperatorRows
 from projections.report import ReportRows
 from projections.trail import TrailRows
+
+if TYPE_CHECKING:
+    from ledger.store.postgres import PostgresDatastore
+
+KEYS_TOGETHER_MAX: Final = 1_000  # looked for in the vault at once: a moment, and no memory
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +110,10 @@ class Finder:
         with self._store.transaction(commit=False) as c:
             return list(self._erasures.erased_by(c, among))
 
-    def erasures_done(self) -> Sequence[int]:
-        """Return the positions of the events that say so."""
+    def erasures_done(self, *, after: int, limit: int) -> Sequence[tuple[int, int]]:
+        """Return erasures after a position, each with that of the event which says it is done."""
         with self._store.transaction(commit=False) as c:
-            return self._erasures.done(c)
+            return self._erasures.done(c, after=after, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +176,9 @@ class Service:
 
     def require_modest_role(self) -> None:
         """Raise ``InvalidValue`` when the database's role could change what is recorded."""
-        store = self.recorder.store
-        if isinstance(store, PostgresDatastore) and not self.settings.allow_owner:
-            power = store.power()
+        server = _server_of(self.recorder.store)
+        if server is not None and not self.settings.allow_owner:
+            power = server.power()
             if power is not None:
                 raise InvalidValue(
                     f"{power}, so nothing keeps this service from changing what is recorded; serve "
@@ -248,9 +250,15 @@ class Service:
 
     def lost_keys(self) -> list[str]:
         """Return the data keys that seal something, were not erased, and are not in the vault."""
-        with self.recorder.store.transaction(commit=False) as c:
-            keys = self.erasures.keys(c, erased=False)
-        return self.ledger.vault.missing(keys) if keys else []
+        lost: list[str] = []
+        after = ""
+        while True:
+            with self.recorder.store.transaction(commit=False) as c:
+                keys = self.erasures.keys(c, erased=False, after=after, limit=KEYS_TOGETHER_MAX)
+            lost += self.ledger.vault.missing(keys)
+            if len(keys) < KEYS_TOGETHER_MAX:
+                return lost
+            after = keys[-1]
 
     def start(self) -> int:
         """Destroy what is to be destroyed, load what is in memory, check the log; then go on.
@@ -310,8 +318,36 @@ def projections_of(
     )
 
 
+# The driver of a server takes nine megabytes, which a ledger in a file need not have.
+
+
+def _server_at(url: str, *, standby: str | None = None) -> PostgresDatastore:
+    from ledger.store.postgres import PostgresDatastore  # noqa: PLC0415
+
+    return PostgresDatastore(url, standby=standby)
+
+
+def _server_of(store: Store) -> PostgresDatastore | None:
+    """Return a store that is a server's."""
+    if store.dialect == "sqlite":
+        return None
+    from ledger.store.postgres import PostgresDatastore  # noqa: PLC0415
+
+    assert isinstance(store, PostgresDatastore)
+    return store
+
+
+def _has_vault(server: PostgresDatastore) -> bool:
+    from ledger.store.postgres_vault import has_vault  # noqa: PLC0415
+
+    return has_vault(server)
+
+
 def schema_script() -> str:
     """Return what makes a ledger on PostgreSQL, and the roles that work with it."""
+    from ledger.store.postgres_schema import script  # noqa: PLC0415
+    from ledger.store.postgres_vault import VAULT_DDL  # noqa: PLC0415
+
     parts = (LogRows(), *projections_of("postgresql"))
     return script([*DDL, *(each for part in parts for each in part.DDL), *VAULT_DDL])
 
@@ -325,7 +361,7 @@ def open_store(settings: Settings) -> Store:
     try:
         settings.vault_path.parent.mkdir(parents=True, exist_ok=True)
         if path is None:
-            return PostgresDatastore(settings.database_url, standby=settings.read_url)
+            return _server_at(settings.database_url, standby=settings.read_url)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             # SQLite would let everybody read it. Its log of writes gets the mode of the database.
@@ -337,8 +373,11 @@ def open_store(settings: Settings) -> Store:
 
 def open_vault(settings: Settings, store: Store, *, vault_key: bytes, origin: str) -> Vault:
     """Open the vault of the ledger in ``store``; a new one gets the name ``origin``."""
-    if isinstance(store, PostgresDatastore):
-        return PostgresVault(store, vault_key=vault_key, origin=origin)
+    server = _server_of(store)
+    if server is not None:
+        from ledger.store.postgres_vault import PostgresVault  # noqa: PLC0415
+
+        return PostgresVault(server, vault_key=vault_key, origin=origin)
     return Vault(settings.vault_path, vault_key=vault_key, origin=origin)
 
 
@@ -348,13 +387,14 @@ def refuse_lost_vault(settings: Settings, recorder: LedgerRecorder, erasures: Er
     A new one in its place would hide that: everybody would be erased, and nobody told.
     """
     store = recorder.store
-    on_server = isinstance(store, PostgresDatastore)
-    if has_vault(store) if isinstance(store, PostgresDatastore) else settings.vault_path.exists():
+    server = _server_of(store)
+    if settings.vault_path.exists() if server is None else _has_vault(server):
         return
     with store.transaction(commit=False) as c:
         keys = len(erasures.keys(c, erased=False))
     if not keys:
         return
+    on_server = server is not None
     name = f"the table vault.data_keys in {settings.database}" if on_server else settings.vault_path
     anew = (
         "make it anew with compliance-ledger schema --sql"
@@ -440,9 +480,7 @@ def reading_recorder(database: Path | str) -> LedgerRecorder:
 
     It is there to compare projections, and appends nothing.
     """
-    store: Store = (
-        LedgerDatastore(database) if isinstance(database, Path) else PostgresDatastore(database)
-    )
+    store: Store = LedgerDatastore(database) if isinstance(database, Path) else _server_at(database)
     return LedgerRecorder(
         store,
         clock=wall_clock,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from eventsourcing.persistence import (
@@ -607,21 +608,26 @@ class LedgerRecorder(ApplicationRecorder):
         """Raise ``UnknownFact`` when the store holds a type or schema this program does not know.
 
         Deciding on half a record would be worse than not deciding. The canonical bytes of an event
-        end with its schema version, so its data need not be parsed.
+        end with its schema version, so its data need not be parsed. Events are looked at one by
+        one and the first that is unknown ends it: to group them, a store would hold them all.
         """
+        known = [(type_, (b":%d}" % schema)[-3:]) for type_, schema in EVENT_TYPES]
         with self.store.transaction(commit=False) as c:
             c.execute(
-                "SELECT type, substr(state, length(state) - 2), min(position) "
-                "FROM events GROUP BY 1, 2"
+                "SELECT position, type, substr(state, length(state) - 2) FROM events "
+                "WHERE (type, substr(state, length(state) - 2)) NOT IN "
+                f"(VALUES {', '.join(['(?, ?)'] * len(known))}) ORDER BY position LIMIT 1",
+                tuple(chain.from_iterable(known)),
             )
-            for type_, ending, position in c.fetchall():
-                schema = int(bytes(ending).rpartition(b":")[2].rstrip(b"}") or b"0")
-                if (type_, schema) not in EVENT_TYPES:
-                    raise UnknownFact(
-                        f"event {position} is a {type_} of schema {schema}, "
-                        "which this version does not know",
-                        position=position,
-                    )
+            row = c.fetchone()
+        if row is None:
+            return
+        position, type_, ending = row
+        schema = int(bytes(ending).rpartition(b":")[2].rstrip(b"}") or b"0")
+        raise UnknownFact(
+            f"event {position} is a {type_} of schema {schema}, which this version does not know",
+            position=position,
+        )
 
     def stream(
         self,

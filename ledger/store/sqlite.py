@@ -129,6 +129,9 @@ class LedgerDatastore(SQLiteDatastore):
             raise Unavailable("the store was closed")
         if self._writer is None:
             self._writer = self._connect()
+            # Else what a savepoint could take back goes to a temporary file, a tenth of a write.
+            # What is read may have to be sorted, though, and more than fits goes to such a file.
+            self._writer.execute("PRAGMA temp_store = MEMORY")
         connection, depth = self._writer, self._depth
         begin, commit, roll_back = (
             ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
@@ -243,8 +246,6 @@ class LedgerDatastore(SQLiteDatastore):
             raise Unavailable(f"{self.path} cannot be opened in WAL mode; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # Else what a savepoint could take back goes to a temporary file, a tenth of a write.
-        connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 
     def _in_wal_mode(self, connection: sqlite3.Connection) -> str:

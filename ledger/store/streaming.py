@@ -9,8 +9,6 @@ from typing import Any, Final
 from eventsourcing.persistence import Cursor
 from eventsourcing.sqlite import SQLiteCursor
 
-from ledger.store.postgres import PostgresCursor, copied
-
 ROWS_TOGETHER: Final = 1_000  # fetched at once: about a megabyte
 
 _numbers = count(1)
@@ -43,9 +41,12 @@ def poured(c: Cursor, table: str, columns: Sequence[str], rows: Iterable[Sequenc
     A PostgreSQL server takes them in one stream, many times faster than in statements.
     """
     names = ", ".join(columns)
-    if isinstance(c, PostgresCursor):
-        copied(c.postgres_cursor, f"{table} ({names})", rows)
-    else:
-        assert isinstance(c, SQLiteCursor)
+    if isinstance(c, SQLiteCursor):
         holes = ", ".join("?" * len(columns))
         c.executemany(f"INSERT INTO {table} ({names}) VALUES ({holes})", rows)
+        return
+    # Whoever keeps a ledger in a file need not load the driver of a server.
+    from ledger.store.postgres import PostgresCursor, copied  # noqa: PLC0415
+
+    assert isinstance(c, PostgresCursor)
+    copied(c.postgres_cursor, f"{table} ({names})", rows)

@@ -165,10 +165,15 @@ class Vault:
             return [row[0] for row in rows.fetchall()]
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Return which of these keys are not here."""
+        """Return which of these keys are not here; all are asked for by one statement."""
+        wanted = list(keys)
+        if not wanted:
+            return []
+        places = ", ".join("?" * len(wanted))
         with self._reading() as run:
-            here = {row[0] for row in run(f"SELECT key FROM {self.KEYS}").fetchall()}
-        return [key for key in keys if key not in here]
+            found = run(f"SELECT key FROM {self.KEYS} WHERE key IN ({places})", wanted).fetchall()
+        here = {row[0] for row in found}
+        return [key for key in wanted if key not in here]
 
     def retire(self, subject: Subject) -> None:
         """Seal nothing more with the subject's key; what it sealed can still be read.

@@ -83,6 +83,11 @@ class AccessRows:
         ) STRICT""",
         """CREATE INDEX IF NOT EXISTS access_suspensions_subject
             ON access_suspensions (subject, position)""",
+        # All that is counted of the present, of what is open alone; and what falls due next.
+        """CREATE INDEX IF NOT EXISTS access_suspensions_open
+            ON access_suspensions (closes_at, effective_at, ends_at, subject)""",
+        """CREATE INDEX IF NOT EXISTS access_suspensions_ends
+            ON access_suspensions (ends_at, position)""",
         """CREATE TABLE IF NOT EXISTS access_terms (
             suspension TEXT NOT NULL,
             known_from INTEGER NOT NULL,
@@ -98,6 +103,8 @@ class AccessRows:
         ) STRICT, WITHOUT ROWID""",
         """CREATE INDEX IF NOT EXISTS access_terms_due ON access_terms (closes_at, suspension)
             WHERE known_until IS NULL AND ended_by IS NULL AND closes_at IS NOT NULL""",
+        """CREATE INDEX IF NOT EXISTS access_terms_overturned ON access_terms (suspension)
+            WHERE known_until IS NULL AND overturned > 0""",
         """CREATE TABLE IF NOT EXISTS access_selectors (
             selector TEXT NOT NULL,
             suspension TEXT NOT NULL,
@@ -557,49 +564,91 @@ class AccessRows:
         return [_suspension_json(row, at) for row in cursor.fetchall()]
 
     def standings(
-        self, cursor: Cursor, *, at: datetime, position: int, due_until: datetime
+        self,
+        cursor: Cursor,
+        *,
+        at: datetime,
+        position: int,
+        due_until: datetime,
+        newest: bool = False,
     ) -> dict[str, int]:
         """Count suspensions by how they stood at ``at``, as known at ``position``.
 
-        ``due`` are those in force whose term ends until ``due_until``.
+        ``due`` are those in force whose term ends until ``due_until``. When ``position`` is the
+        ``newest``, an index has all that is counted, and what has ended is not looked at.
         """
-        now = format_instant(at)
-        in_force, bound = _state_condition("in_force", now)
-        scheduled, bound_scheduled = _state_condition("scheduled", now)
+        now, due = format_instant(at), format_instant(due_until)
+        known: Sequence[object] = () if newest else (position, position, position)
+        source, ends, review = (
+            ("access_suspensions s WHERE true", "s.ends_at", "s.ends_at <= ?")
+            if newest
+            else (_KNOWN_TERMS, "t.ends_at", "t.overturned > 0 OR t.ends_at <= ?")
+        )
+        closes = "s.closes_at" if newest else "t.closes_at"
         cursor.execute(
-            f"SELECT count(*) FILTER (WHERE {in_force}) AS in_force, "
-            f"count(DISTINCT s.subject) FILTER (WHERE {in_force}) AS restricted_subjects, "
-            f"count(*) FILTER (WHERE {scheduled}) AS scheduled, "
-            f"count(*) FILTER (WHERE {in_force} AND t.ends_at > ? AND t.ends_at <= ?) AS due, "
-            f"count(*) FILTER (WHERE {_WAITS_FOR_REVIEW}) AS review "
-            "FROM access_suspensions s JOIN access_terms t ON t.suspension = s.id "
-            "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
+            "SELECT count(*) FILTER (WHERE s.effective_at <= ?) AS in_force, "
+            "count(DISTINCT s.subject) FILTER (WHERE s.effective_at <= ?) AS restricted_subjects, "
+            "count(*) FILTER (WHERE s.effective_at > ?) AS scheduled, "
+            f"count(*) FILTER (WHERE s.effective_at <= ? AND {ends} > ? AND {ends} <= ?) AS due, "
+            f"count(*) FILTER (WHERE {review}) AS review "
             # What has ended is counted by none of these, and is most of what there is.
-            "WHERE s.position <= ? AND (t.closes_at IS NULL OR t.closes_at > ?)",
-            (
-                *(*bound, *bound, *bound_scheduled),
-                *(*bound, now, format_instant(due_until)),
-                *(now, now),
-                *(position, position, position, now),
-            ),
+            f"FROM {source} AND ({closes} IS NULL OR {closes} > ?)",
+            (now, now, now, now, now, due, now, *known, now),
         )
         row = cursor.fetchone()
-        return {
+        counts = {
             name: int(row[name])
             for name in ("in_force", "restricted_subjects", "scheduled", "due", "review")
         }
+        if newest:
+            cursor.execute(
+                f"SELECT count(*) FROM {_OVERTURNED} "
+                "AND (s.closes_at IS NULL OR s.closes_at > ?) "
+                "AND (s.ends_at IS NULL OR s.ends_at > ?)",
+                (now, now),
+            )
+            counts["review"] += int(cursor.fetchone()[0])
+        return counts
 
     def falling_due(
-        self, cursor: Cursor, *, at: datetime, position: int, until: datetime, limit: int
+        self,
+        cursor: Cursor,
+        *,
+        at: datetime,
+        position: int,
+        until: datetime,
+        limit: int,
+        newest: bool = False,
     ) -> list[dict[str, object]]:
-        """Return the suspensions whose term ends after ``at`` and by ``until``, the next first."""
+        """Return the suspensions whose term ends after ``at`` and by ``until``, the next first.
+
+        When ``position`` is the ``newest``, they are found by an index.
+        """
+        now = format_instant(at)
+        known: Sequence[object] = () if newest else (position, position, position)
+        source, of = (_NEWEST_TERMS, "s") if newest else (_KNOWN_TERMS, "t")
+        cursor.execute(
+            "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
+            "t.ended_by, t.ended_at, t.cause, t.overturned "
+            f"FROM {source} AND ({of}.closes_at IS NULL OR {of}.closes_at > ?) "
+            f"AND {of}.ends_at > ? AND {of}.ends_at <= ? ORDER BY {of}.ends_at, s.position LIMIT ?",
+            (*known, now, now, format_instant(until), limit),
+        )
+        return [_suspension_json(row, at) for row in cursor.fetchall()]
+
+    def waiting(self, cursor: Cursor, *, at: datetime, limit: int) -> list[dict[str, object]]:
+        """Return the suspensions that wait for a person, as is known now, the newest first."""
         now = format_instant(at)
         cursor.execute(
             "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
             "t.ended_by, t.ended_at, t.cause, t.overturned "
-            f"FROM {_KNOWN_TERMS} AND (t.closes_at IS NULL OR t.closes_at > ?) "
-            "AND t.ends_at > ? AND t.ends_at <= ? ORDER BY t.ends_at, s.position LIMIT ?",
-            (position, position, position, now, now, format_instant(until), limit),
+            f"FROM {_NEWEST_TERMS} AND s.position IN ("
+            "SELECT position FROM access_suspensions WHERE closes_at IS NULL AND ends_at <= ? "
+            "UNION SELECT position FROM access_suspensions WHERE closes_at > ? AND ends_at <= ? "
+            f"UNION SELECT s.position FROM {_OVERTURNED} "
+            "AND (s.closes_at IS NULL OR s.closes_at > ?)"
+            ") ORDER BY s.position DESC LIMIT ?",
+            (now, now, now, now, limit),
         )
         return [_suspension_json(row, at) for row in cursor.fetchall()]
 
@@ -690,6 +739,16 @@ _KNOWN_TERMS: Final = (
     "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) WHERE s.position <= ?"
 )
 """Every suspension as known at a position, which is bound three times."""
+
+_NEWEST_TERMS: Final = (
+    "access_suspensions s JOIN access_terms t ON t.suspension = s.id AND t.known_until IS NULL "
+    "WHERE true"
+)
+_OVERTURNED: Final = (
+    "access_terms t JOIN access_suspensions s ON s.id = t.suspension "
+    "WHERE t.known_until IS NULL AND t.overturned > 0"
+)
+"""Suspensions of whose grounds one was overturned, as is known now."""
 
 KEYS_TOGETHER: Final = 500  # read at a time, so that a page needs no more than it shows
 

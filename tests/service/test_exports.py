@@ -170,10 +170,11 @@ def test_the_columns_of_a_list_are_its_members(view: str, filled: Running) -> No
 
 
 def test_an_export_is_read_in_pages(filled: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the size of the pages, every item is there once, in order."""
+    """Whatever the size of the pages and their parts, every item is there once, in order."""
     whole = [exported(filled, view, "ndjson", known_position=40).content for view in VIEWS]
-    for rows in (1, 7):
+    for rows, part in ((1, 1), (7, 3), (3, 7), (6, 3)):
         monkeypatch.setattr(export, "PAGE_ROWS_MAX", rows)
+        monkeypatch.setattr(export, "PART_ROWS_MAX", part)
         small = [exported(filled, view, "ndjson", known_position=40).content for view in VIEWS]
         assert whole == small
 

@@ -594,6 +594,25 @@ class RecorderContract(ABC):
                 for type_, state in run("SELECT type, state FROM events WHERE position = 2")
             ]
 
+    def test_the_first_fact_of_a_newer_version_is_named_and_none_is_taken_for_one(
+        self, recorder: LedgerRecorder
+    ) -> None:
+        """A service asks before it starts; what it knows is passed over, however much it is."""
+        recorder.insert_events([enrolled("a"), enrolled("b")])
+        recorder.refuse_unknown_facts()
+
+        event = enrolled("c")
+        newer = event.state.removesuffix(b"1}") + b"12}"
+        unknown = [
+            StoredEvent(event.originator_id, version, event.topic, newer) for version in (1, 2)
+        ]
+        with recorder.transaction() as c:
+            for stored in unknown:
+                recorder._write(c, stored, recorder.now())
+
+        with pytest.raises(UnknownFact, match=r"event 3 is a operator\.enrolled of schema 12"):
+            recorder.refuse_unknown_facts()
+
     @pytest.mark.parametrize(
         ("column", "value"),
         [

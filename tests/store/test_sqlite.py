@@ -128,6 +128,19 @@ class TestSQLiteRecorder(RecorderContract):
 
         assert {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1} == found
 
+    def test_what_is_sorted_to_be_read_need_not_fit_into_memory(
+        self, recorder: LedgerRecorder
+    ) -> None:
+        """It goes to a temporary file; what a savepoint could take back does not, for speed."""
+        found = []
+        for commit in (False, True):
+            with recorder.store.transaction(commit=commit) as c:
+                c.execute("PRAGMA temp_store")
+                found.append(c.fetchone()[0])
+
+        default, memory = 0, 2
+        assert [default, memory] == found
+
     def test_a_store_of_a_newer_version_is_refused_and_left_alone(
         self, path: Where, clock: SetClock, recorder: LedgerRecorder
     ) -> None:

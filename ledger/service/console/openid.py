@@ -12,18 +12,11 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlencode, urlsplit
 
 import httpx
 import orjson
-from authlib.oauth2.rfc7636 import (  # type: ignore[import-untyped]
-    create_s256_code_challenge,
-)
-from authlib.oidc.core import CodeIDToken  # type: ignore[import-untyped]
-from joserfc import jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
 
 from ledger.domain.errors import InvalidValue, Unavailable
 from ledger.domain.values import Role
@@ -32,6 +25,10 @@ from ledger.service.http.problems import RequestRefused
 from ledger.service.settings import Settings
 from ledger.store.secret_file import read_secret
 from projections.operators import Caller, Keyring
+
+# What reads keys and tokens is imported where it is used: most ledgers have no provider.
+if TYPE_CHECKING:
+    from joserfc.jwk import KeySet
 
 PROVIDER_TIMEOUT_S: Final = 5.0  # somebody sits and waits
 PROVIDER_BYTES_MAX: Final = 1024 * 1024  # metadata and keys have some kilobytes
@@ -136,6 +133,10 @@ class OpenId:
 
     def address(self, started: Started, redirect_uri: str) -> str:
         """Return where the browser goes to sign in."""
+        from authlib.oauth2.rfc7636 import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            create_s256_code_challenge,
+        )
+
         query = {
             "response_type": "code",
             "client_id": self._client_id,
@@ -201,6 +202,9 @@ class OpenId:
             return known
 
     def _discover(self) -> _Provider:
+        from joserfc.errors import JoseError  # noqa: PLC0415
+        from joserfc.jwk import KeySet  # noqa: PLC0415
+
         said = self._asked("GET", f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
         if said.get("issuer") != self.issuer:
             raise ProviderUnavailable(f"{self.name} says that it is another issuer")
@@ -283,6 +287,10 @@ class OpenId:
         return found
 
     def _validated(self, tokens: Mapping[str, Any], nonce: str, now_s: int) -> Mapping[str, Any]:
+        from authlib.oidc.core import CodeIDToken  # type: ignore[import-untyped]  # noqa: PLC0415
+        from joserfc import jwt  # noqa: PLC0415
+        from joserfc.errors import InvalidKeyIdError, JoseError  # noqa: PLC0415
+
         token = tokens.get("id_token")
         if not isinstance(token, str):
             raise SignInRefused("the provider sent no id token")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from eventsourcing.persistence import Cursor
@@ -44,6 +44,12 @@ def is_sealed(shown: object) -> bool:
     if isinstance(shown, dict):
         return shown.keys() == Sealed.model_fields.keys() or any(map(is_sealed, shown.values()))
     return isinstance(shown, list | tuple) and any(map(is_sealed, shown))
+
+
+def with_human(service: Service, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item with the human on whose behalf it was recorded, whom lists leave out."""
+    (recorded,) = service.recorder.at_positions([item["position"]])
+    return {**item, "on_behalf_of": recorded.author.on_behalf_of}
 
 
 def events_about(

@@ -1,9 +1,10 @@
 """How does a list of any length leave the ledger whole, in little memory, or visibly not at all?
 
 What is exported is fixed before the first byte: the list, the form, the filters, the position as of
-which it is read, and the order. The rows are read in pages, each by its own short transaction, by
-where the page before ended. Facts that come meanwhile have higher positions and are not in it. A
-fault midway ends the stream with an exception, so that the connection breaks.
+which it is read, and the order. The rows are found in pages, each by where the one before ended,
+and read in parts of a page, always in a short transaction. Facts that come meanwhile have higher
+positions and are not in it. A fault midway ends the stream with an exception, so that the
+connection breaks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ledger.service.exports.views import Row, View
 from ledger.service.http.shapes import TimeTravel
 from ledger.service.wiring import Service
 
-PAGE_ROWS_MAX: Final = 1_000  # read at a time: about a megabyte, and some ten milliseconds
+PAGE_ROWS_MAX: Final = 1_000  # found at a time: some milliseconds, whatever the filters
+PART_ROWS_MAX: Final = 200  # of a page that are held as rows: a megabyte, and quicker than more
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def export_of(
         export = Export(
             view, format, filters, tuple(sorted(asked)), times.at, times.position, oldest_first
         )
-        _page(service, c, export, after=None, limit=1)  # what the query refuses, it refuses now
+        # What the query refuses, it refuses now.
+        _read(service, export, _find(service, c, export, after=None, limit=1))
     return export
 
 
@@ -102,20 +105,24 @@ def stream_export(
 
 
 def pages(service: Service, export: Export) -> Iterator[list[Row]]:
-    """Yield every row of an export, a page at a time; between pages no transaction is open."""
+    """Yield every row of an export, part by part; between two parts no transaction is open."""
     after: int | None = None
     while True:
         with service.reading(at_least=export.position) as (c, _):
-            page = _page(service, c, export, after=after, limit=PAGE_ROWS_MAX)
-        if page:
-            after = page[-1]["position"]
-            yield page
-        if len(page) < PAGE_ROWS_MAX:
+            found = _find(service, c, export, after=after, limit=PAGE_ROWS_MAX)
+        count = len(found)
+        while found:
+            part = found[:PART_ROWS_MAX]
+            del found[:PART_ROWS_MAX]
+            rows = _read(service, export, part)
+            after = rows[-1]["position"]
+            yield rows
+        if count < PAGE_ROWS_MAX:
             return
 
 
-def _page(service: Service, c: Any, export: Export, *, after: int | None, limit: int) -> list[Row]:
-    return export.view.page(
+def _find(service: Service, c: Any, export: Export, *, after: int | None, limit: int) -> list[Any]:
+    return export.view.find(
         service,
         c,
         export.at,
@@ -125,6 +132,13 @@ def _page(service: Service, c: Any, export: Export, *, after: int | None, limit:
         oldest_first=export.oldest_first,
         **export.filters,
     )
+
+
+def _read(service: Service, export: Export, found: list[Any]) -> list[Row]:
+    if export.view.read is None:
+        return found
+    with service.reading(at_least=export.position) as (c, _):
+        return export.view.read(service, c, found, export.position)
 
 
 def manifest(service: Service, export: Export, *, by: Author) -> dict[str, object]:

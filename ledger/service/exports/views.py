@@ -20,7 +20,8 @@ from ledger.service.wiring import Service
 
 Row = dict[str, Any]
 Kind = Literal["integer", "text", "instant", "truth", "subject", "json"]
-Page = Callable[..., list[Row]]
+Find = Callable[..., list[Any]]
+Read = Callable[[Service, Cursor, list[Any], int], list[Row]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,16 @@ class Column:
 class View:
     """A list: where it is, who may read it, its columns, and how a page of it is read.
 
-    ``page`` is called with the service, a cursor, ``at``, and as keywords ``position``, ``limit``,
-    ``cursor_position``, ``oldest_first`` and the filters. ``of_a_time``: rows depend on ``at``.
+    ``find`` is called with the service, a cursor, ``at``, and as keywords ``position``, ``limit``,
+    ``cursor_position``, ``oldest_first`` and the filters. It returns rows, or the positions whose
+    rows ``read`` returns, as known at a position. ``of_a_time``: rows depend on ``at``.
     """
 
     name: str
     roles: tuple[Role, ...]
     columns: tuple[Column, ...]
-    page: Page
+    find: Find
+    read: Read | None = None
     of_a_time: bool = False
 
     @property
@@ -51,13 +54,13 @@ class View:
         return f"/v1/{self.name}"
 
 
-def _events(service: Service, c: Cursor, _: object, *, position: int, **asked: Any) -> list[Row]:
-    rows = service.recorder.shown_at(service.trail.events(c, position=position, **asked))
+def _events_at(service: Service, c: Cursor, positions: list[int], known: int) -> list[Row]:
+    rows = service.recorder.shown_at(positions)
     for row in rows:
         data = row["data"]
         for member in EVENT_TYPES[row["type"], row["schema"]].SEALED:
             if data[member]:
-                data[member] = show_erased(service, c, data[member], known=position)
+                data[member] = show_erased(service, c, data[member], known=known)
     return rows
 
 
@@ -91,7 +94,8 @@ VIEWS: Final[Mapping[str, View]] = {
                 data="json",
                 sentence="text",
             ),
-            _events,
+            lambda service, c, _, **asked: service.trail.events(c, **asked),
+            _events_at,
         ),
         View(
             "suspensions",

@@ -67,7 +67,11 @@ def status(request: Request, travel: Travel) -> Response:
             "position": head,
             "recorded_at": format_instant(newest.recorded_at) if newest else None,
             **service.access.standings(
-                c, at=times.at, position=times.position, due_until=due_until
+                c,
+                at=times.at,
+                position=times.position,
+                due_until=due_until,
+                newest=times.position == head,
             ),
             "due_until": format_instant(due_until),
             "checkpoint": {"size": signed[0], "signed_at": signed[1]} if signed else None,

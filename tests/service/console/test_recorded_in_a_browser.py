@@ -50,6 +50,7 @@ def test_pages_are_accessible_fit_a_phone_and_run_nothing(
     with opened_page(browser, told, "admin", size=PHONE, dark=dark) as page:
         page.goto("/console/operators")
         assert 0 == overflow_of(page)
+        assert [] == violations_in(page)
     assert [] == said
 
 

@@ -220,6 +220,38 @@ def test_each_thing_shows_what_it_rests_on_and_what_rests_on_it(either: Running)
         assert "<code>true</code>" in page
 
 
+def test_each_thing_shows_the_human_on_whose_behalf_it_was_recorded(either: Running) -> None:
+    """A machine recorded it; whom it acted for stands beside it, and nothing where it is nobody."""
+    human = {"headers": {"Ledger-On-Behalf-Of": "user:jane"}}
+    violation = {
+        "subject": {"type": "user", "id": "for-jane"},
+        "policy": "aup",
+        "clause": "fraud",
+        "occurred_at": either.clock().isoformat(),
+        "detected_by": "human",
+        "summary": "It happened.",
+    }
+    ground = either.done("POST", "/v1/violations", role="reporter", json=violation, **human)["id"]
+    about = {"subject": violation["subject"], "grounds": [ground], "reason": "Repeated."}
+    warning = either.done("POST", "/v1/warnings", role="officer", json=about, **human)["id"]
+    body = {**about, "scope": {"resources": [{"group": "frontier"}]}, "duration": "P1D"}
+    suspension = either.done("POST", "/v1/suspensions", role="officer", json=body, **human)["id"]
+    body = {"suspension": suspension, "cause": "early", "reason": "Complied."}
+    ended = either.done("POST", "/v1/reinstatements", role="officer", json=body, **human)["id"]
+
+    with signed_in(either, "officer") as http:
+        for address, operator in (
+            (f"violations/{ground}", "the-reporter"),
+            (f"warnings/{warning}", "the-officer"),
+            (f"suspensions/{suspension}", "the-officer"),
+            (f"reinstatements/{ended}", "the-officer"),
+        ):
+            page = http.get(f"/console/{address}")
+            assert f'<dd class="id">{operator} for user:jane</dd>' in page.text
+        other = newest(either, "suspensions", subject="user:s1")["id"]
+        assert '<dd class="id">the-officer</dd>' in http.get(f"/console/suspensions/{other}").text
+
+
 def test_events_are_shown_to_who_may_read_the_trail(told: Running) -> None:
     """An auditor sees the events about a thing; an officer sees none and no link to one."""
     item = newest(told, "suspensions", subject="user:early")

@@ -10,7 +10,13 @@ from fastapi.responses import Response
 from ledger.domain.errors import NotFound
 from ledger.service.console.frame import paged, render
 from ledger.service.console.route import console_router, only
-from ledger.service.console.shown import RESTING_SHOWN_MAX, events_about, is_sealed, within
+from ledger.service.console.shown import (
+    RESTING_SHOWN_MAX,
+    events_about,
+    is_sealed,
+    with_human,
+    within,
+)
 from ledger.service.http.conduct import READERS, ViolationFilter, WarningFilter
 from ledger.service.http.route import service_of
 from ledger.service.http.sealed import reveal_in, with_sealed
@@ -51,7 +57,7 @@ def _violation(request: Request, id_: str, travel: TimeTravel, *, reveal: bool) 
         found = service.conduct.violations(c, **known, limit=1, id_=id_)
         if not found:
             raise NotFound(f"no violation is recorded under the id {id_!r}")
-        item = with_sealed(service, c, found[0], "details")
+        item = with_human(service, with_sealed(service, c, found[0], "details"))
         naming = service.access.resting_on(c, id_)
         resting = [
             each
@@ -104,7 +110,7 @@ def warning(request: Request, id: IdPath, travel: Travel) -> Response:
         found = service.conduct.warnings(c, position=times.position, limit=1, id_=id)
         if not found:
             raise NotFound(f"no warning is recorded under the id {id!r}")
-        item: dict[str, Any] = found[0]
+        item = with_human(service, found[0])
         grounds = [
             each
             for ground in item["grounds"]

@@ -35,9 +35,16 @@ def overview(request: Request, travel: Travel) -> Response:
         known: dict[str, Any] = {"at": times.at, "position": times.position}
         until = times.at + timedelta(days=DUE_DAYS)
         if role in READERS:
-            standing = service.access.standings(c, **known, due_until=until)
-            due = service.access.falling_due(c, **known, until=until, limit=SHOWN_MAX)
-            review = service.access.suspensions(c, **known, limit=SHOWN_MAX, review=True)
+            newest = times.position == head
+            standing = service.access.standings(c, **known, due_until=until, newest=newest)
+            due = service.access.falling_due(
+                c, **known, until=until, limit=SHOWN_MAX, newest=newest
+            )
+            review = (
+                service.access.waiting(c, at=times.at, limit=SHOWN_MAX)
+                if newest
+                else service.access.suspensions(c, **known, limit=SHOWN_MAX, review=True)
+            )
         if role in ERASURE_READERS:
             erasures = service.erasures.erasures(
                 c, position=times.position, limit=SHOWN_MAX, state="requested"

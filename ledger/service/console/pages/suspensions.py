@@ -11,7 +11,7 @@ from ledger.domain.errors import NotFound
 from ledger.domain.values import Subject
 from ledger.service.console.frame import paged, render
 from ledger.service.console.route import console_router, only
-from ledger.service.console.shown import events_about, is_sealed, within
+from ledger.service.console.shown import events_about, is_sealed, with_human, within
 from ledger.service.http.conduct import READERS
 from ledger.service.http.route import service_of
 from ledger.service.http.sealed import reveal_in, with_sealed
@@ -53,7 +53,7 @@ def _suspension(request: Request, id_: str, travel: TimeTravel, *, reveal: bool)
         found = service.access.suspensions(c, **known, limit=1, id_=id_)
         if not found:
             raise NotFound(f"no suspension is recorded under the id {id_!r}")
-        item = with_sealed(service, c, found[0], "note")
+        item = with_human(service, with_sealed(service, c, found[0], "note"))
         subject = Subject.model_validate(item["subject"]).key
         grounds = [
             each
@@ -101,7 +101,7 @@ def reinstatement(request: Request, id: IdPath, travel: Travel) -> Response:
         found = service.access.reinstatements(c, position=times.position, limit=1, id_=id)
         if not found:
             raise NotFound(f"no reinstatement is recorded under the id {id!r}")
-        item = found[0]
+        item = with_human(service, found[0])
         (ended,) = service.access.suspensions(
             c, at=times.at, position=times.position, limit=1, id_=str(item["suspension"])
         )
