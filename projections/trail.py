@@ -11,7 +11,9 @@ few have in common (a subject) is found by an index, and words by the index of w
 
 from __future__ import annotations
 
+import sys
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,8 +200,11 @@ class _Words(Protocol):
     """Adds an event: its position and its words, between which stand spaces."""
     TEXTS: str
     """Asks for the position and the words of each of the positions in a JSON array."""
-    AS_ARRAY: str
-    """Makes one JSON array of a column of numbers: a tenth of the time that as many rows take."""
+    AS_ONE: str
+    """Makes one value of a column of positions: a tenth of the time that as many rows take."""
+
+    def positions(self, found: Any) -> BitMap:
+        """Return the positions in such a value."""
 
     def holding(self, phrases: Sequence[Phrase]) -> _Rows:
         """Return the filter that all of these phrases occur."""
@@ -220,7 +225,11 @@ class _FTS5:
     TEXTS: str = (
         "SELECT rowid, words FROM trail_words WHERE rowid IN (SELECT value FROM json_each(?))"
     )
-    AS_ARRAY: str = "json_group_array({})"
+    AS_ONE: str = "json_group_array({})"
+
+    def positions(self, found: str) -> BitMap:
+        """Return the positions in a JSON array."""
+        return BitMap(orjson.loads(found))
 
     def holding(self, phrases: Sequence[Phrase]) -> _Rows:
         """Return the filter that all of these phrases occur; FTS5 finds nothing for none."""
@@ -254,7 +263,14 @@ class _TextSearch:
         "SELECT position, words FROM trail_words WHERE position IN "
         "(SELECT CAST(each AS BIGINT) FROM json_array_elements_text(CAST(? AS json)) each)"
     )
-    AS_ARRAY: str = "CAST(coalesce(json_agg({}), '[]') AS TEXT)"
+    AS_ONE: str = "string_agg(int4send(CAST({} AS integer)), '')"  # several workers can make it
+
+    def positions(self, found: bytes | None) -> BitMap:
+        """Return the positions in a text of four bytes each, the most significant first."""
+        numbers = array("I", found or b"")
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return BitMap(numbers)
 
     def holding(self, phrases: Sequence[Phrase]) -> _Rows:
         """Return the filter that all of these phrases occur; an empty query finds nothing."""
@@ -785,12 +801,12 @@ class _Search:
         if not base:
             return base
         self._cursor.execute(
-            f"SELECT {self._words.AS_ARRAY.format(rows.key)} FROM {rows.table} "
+            f"SELECT {self._words.AS_ONE.format(rows.key)} FROM {rows.table} "
             f"WHERE {rows.condition} AND {rows.key} BETWEEN ? AND ?",
             (*rows.values, base.min(), base.max()),
         )
-        row = self._cursor.fetchone()
-        return BitMap(orjson.loads(row[0]) if row else ())
+        (row,) = self._cursor.fetchall()
+        return self._words.positions(row[0])
 
     def in_order(
         self, asked: _Asked, first: int, last: int, limit: int, *, oldest_first: bool
