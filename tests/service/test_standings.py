@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from eventsourcing.sqlite import SQLiteCursor
@@ -74,23 +75,26 @@ def test_the_present_is_counted_alike(filled: Running, days: int) -> None:
 
 def test_what_has_ended_is_not_looked_at(filled: Running) -> None:
     """Nothing is read from beginning to end, so the present costs what is open."""
-    service, at, asked = filled.service, filled.clock(), list[tuple[str, object]]()
+    service, at, asked = filled.service, filled.clock(), list[tuple[str, Any]]()
     with service.reading() as (c, head):
-        if not isinstance(c, SQLiteCursor):
-            pytest.skip("a small table of PostgreSQL is read as a whole, whatever its indexes")
+        on_sqlite = isinstance(c, SQLiteCursor)
+        if not on_sqlite:  # where a table as small as this is read as a whole, if that is allowed
+            c.execute("SET LOCAL enable_seqscan = off")
         execute = c.execute
 
-        def noted(statement: str, values: object = ()) -> None:
+        def noted(statement: str, values: Any = ()) -> None:
             asked.append((statement, values))
             execute(statement, values)
 
-        c.execute = noted  # type: ignore[method-assign]
+        c.execute = noted  # type: ignore[assignment, method-assign]
         known = {"at": at, "position": head}
         service.access.standings(c, **known, due_until=at, newest=True)  # type: ignore[arg-type]
         service.access.falling_due(c, **known, until=at, limit=5, newest=True)  # type: ignore[arg-type]
         service.access.waiting(c, at=at, limit=5)
         for statement, values in asked:
-            execute(f"EXPLAIN QUERY PLAN {statement}", values)
-            steps = [row[3] for row in c.fetchall()]
-            assert not [each for each in steps if each.startswith(("SCAN s", "SCAN access_"))]
+            execute(f"EXPLAIN {'QUERY PLAN ' * on_sqlite}{statement}", values)
+            steps = [str(row[-1]) for row in c.fetchall()]
+            whole = ("SCAN s", "SCAN access_") if on_sqlite else ("Seq Scan",)
+            assert steps
+            assert not [each for each in steps if each.lstrip(" ->").startswith(whole)]
     assert 4 == len(asked)
