@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from ledger.domain.errors import InvalidValue, TamperDetected
 from ledger.service.cli_reading import KeyFile, key_needed
-from ledger.service.opening import existing, settings_given
+from ledger.service.opening import existing, require_database, settings_given
 from ledger.service.terminal import AsJson, err, out, print_json
 
 # The thread that writes lets go of the interpreter at each statement, and waits to have it back.
@@ -47,9 +47,8 @@ def import_(
         raise InvalidValue(f"{file} is no file")
     key = key_needed(key_file, "who records them")
     settings = settings_given()
-    path = settings.database_path
-    if url is None and path is not None and not path.exists():
-        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
+    if url is None:
+        require_database(settings)
     service = build(settings) if url is None else None
     sys.setswitchinterval(IMPORT_SWITCH_INTERVAL_S)
     gc.freeze()
@@ -137,9 +136,8 @@ def _export_list(
             raise typer.BadParameter(f"--filter {each!r} is not NAME=VALUE")
         parameters.append((name, value))
     settings = settings_given()
-    database = settings.database_path
-    if url is None and database is not None and not database.exists():
-        raise InvalidValue(f"{database} does not exist; run compliance-ledger init first")
+    if url is None:
+        require_database(settings)
     service = build(settings) if url is None else None
 
     async def run(progress: Callable[[int], None]) -> dict[str, Any]:

@@ -41,14 +41,19 @@ def words_of(fault: ErrorDetails) -> str:
     return fault["msg"].removeprefix("Value error, ")
 
 
+def require_database(settings: Settings) -> None:
+    """Raise ``InvalidValue`` when the file that the settings name is not there."""
+    path = settings.database_path
+    if path is not None and not path.exists():
+        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
+
+
 @contextmanager
 def existing(settings: Settings) -> Iterator[Service]:
     """Open the ledger that the settings name, which must have been opened by ``init``."""
     from ledger.service.wiring import build  # noqa: PLC0415 - a command's --help needs none of it
 
-    path = settings.database_path
-    if path is not None and not path.exists():
-        raise InvalidValue(f"{path} does not exist; run compliance-ledger init first")
+    require_database(settings)
     service = build(settings)
     try:
         service.signer.check()  # in doubt, reading goes on and writing is refused
