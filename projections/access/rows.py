@@ -553,9 +553,7 @@ class AccessRows:
         if category is not None:
             also(_CLAUSES_HOLD, _named("category", category))
         cursor.execute(
-            "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
-            "t.ended_by, t.ended_at, t.cause, t.overturned "
-            "FROM access_suspensions s JOIN access_terms t ON t.suspension = s.id "
+            f"{_SELECT_SHOWN} FROM access_suspensions s JOIN access_terms t ON t.suspension = s.id "
             "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) "
             f"WHERE {' AND '.join(where)} "
             f"ORDER BY s.position {'ASC' if oldest_first else 'DESC'} LIMIT ?",
@@ -628,9 +626,7 @@ class AccessRows:
         known: Sequence[object] = () if newest else (position, position, position)
         source, of = (_NEWEST_TERMS, "s") if newest else (_KNOWN_TERMS, "t")
         cursor.execute(
-            "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
-            "t.ended_by, t.ended_at, t.cause, t.overturned "
-            f"FROM {source} AND ({of}.closes_at IS NULL OR {of}.closes_at > ?) "
+            f"{_SELECT_SHOWN} FROM {source} AND ({of}.closes_at IS NULL OR {of}.closes_at > ?) "
             f"AND {of}.ends_at > ? AND {of}.ends_at <= ? ORDER BY {of}.ends_at, s.position LIMIT ?",
             (*known, now, now, format_instant(until), limit),
         )
@@ -640,9 +636,7 @@ class AccessRows:
         """Return the suspensions that wait for a person, as is known now, the newest first."""
         now = format_instant(at)
         cursor.execute(
-            "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
-            "t.ended_by, t.ended_at, t.cause, t.overturned "
-            f"FROM {_NEWEST_TERMS} AND s.position IN ("
+            f"{_SELECT_SHOWN} FROM {_NEWEST_TERMS} AND s.position IN ("
             "SELECT position FROM access_suspensions WHERE closes_at IS NULL AND ends_at <= ? "
             "UNION SELECT position FROM access_suspensions WHERE closes_at > ? AND ends_at <= ? "
             f"UNION SELECT s.position FROM {_OVERTURNED} "
@@ -739,6 +733,12 @@ _KNOWN_TERMS: Final = (
     "AND t.known_from <= ? AND (t.known_until IS NULL OR t.known_until > ?) WHERE s.position <= ?"
 )
 """Every suspension as known at a position, which is bound three times."""
+
+_SELECT_SHOWN: Final = (
+    "SELECT s.*, t.ends_at AS term_ends_at, t.end_set_by, "
+    "t.ended_by, t.ended_at, t.cause, t.overturned"
+)
+"""The columns of which ``_suspension_json`` makes what is shown."""
 
 _NEWEST_TERMS: Final = (
     "access_suspensions s JOIN access_terms t ON t.suspension = s.id AND t.known_until IS NULL "
