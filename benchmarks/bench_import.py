@@ -79,7 +79,7 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         now = format_instant(datetime.now(UTC))
         for name, path in files.items():
             made = mixed(now) if kind == "mix" else lines(kind, now)
-            told = [{**line, "body": _renamed(line["body"], name)} for line in made]
+            told = [{**line, "body": _renamed(line["body"], f"{kind}-{name}")} for line in made]
             told = told[:1] if name == "one" else told
             path.write_text("".join(f"{json.dumps(line)}\n" for line in told))
         count = sum(1 for _ in files["own"].open())
@@ -220,6 +220,7 @@ def split(path: Path) -> None:
 def cli_import(path: Path) -> tuple[int, float]:
     """Import a file as the command does; return its lines, and the processor seconds of it."""
     service = build(Settings())
+    service.signer.audits = False
 
     async def run() -> tuple[int, float]:
         async with importer_of("", os.environ["LEDGER_API_KEY"], service) as importer:

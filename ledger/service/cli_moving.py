@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,6 @@ from ledger.service.cli_reading import KeyFile, key_needed
 from ledger.service.opening import existing, require_database, settings_given
 from ledger.service.terminal import AsJson, err, out, print_json
 
-# The thread that writes lets go of the interpreter at each statement, and waits to have it back.
-IMPORT_SWITCH_INTERVAL_S: Final = 0.0001
 # Objects made between two rounds of the collector. With the usual 700 its rounds are a sixth of an
 # import, because what a batch holds is in use.
 IMPORT_ALLOCATIONS: Final = 50_000
@@ -50,7 +47,8 @@ def import_(
     if url is None:
         require_database(settings)
     service = build(settings) if url is None else None
-    sys.setswitchinterval(IMPORT_SWITCH_INTERVAL_S)
+    if service is not None:
+        service.signer.audits = False
     gc.freeze()
     gc.set_threshold(IMPORT_ALLOCATIONS)
 

@@ -97,6 +97,8 @@ class Signer:
         self._threads: list[threading.Thread] = []
         self._trusted: Frontier | None = None  # the tree of the newest checkpoint that was seen
         self._known_keys: dict[str, Key] = {}
+        self.audits = True
+        """Whether a thread checks everything; a process that only imports leaves it to others."""
         self.state: State = "checking"
         self.doubt: str | None = None
         self.published: tuple[int, bytes | None] = (0, None)
@@ -119,7 +121,10 @@ class Signer:
             self._key_of(self._ledger.log_keys(), self._recorder.position)
         if self.doubt is not None:
             return
-        for name, run in (("signer", self._sign_until_stopped), ("log-check", self._check_all)):
+        threads = [("signer", self._sign_until_stopped)]
+        if self.audits:
+            threads.append(("log-check", self._check_all))
+        for name, run in threads:
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()

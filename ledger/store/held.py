@@ -4,7 +4,7 @@ A row that is inserted is read by nobody until something asks for its table. So 
 back, table by table and in their order, and sent together: before any other statement that names
 their table, and before the commit. Whoever reads therefore sees what was written, as without this.
 
-A store may send the first of many rows ahead, while what comes after them is being decided.
+The first of many rows are sent before, so that a server inserts while the next are decided.
 
 An insert that the database refuses is refused when it is sent, so nobody can say whose it was: the
 transaction fails as a whole, and what shared it is tried again without holding anything back.
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
-ROWS_TOGETHER: Final = 5_000  # of one table that are held: some megabytes
+ROWS_TOGETHER: Final = 5_000  # that are held: some megabytes
 _INSERT: Final = re.compile(
     r"INSERT INTO (?:\w+\.)?(\w+)\b(?!.*\b(?:SELECT|RETURNING)\b)", re.DOTALL
 )
@@ -38,22 +37,13 @@ def _understood(statement: str) -> tuple[str | None, frozenset[str]]:
 class HeldInserts:
     """The inserts of one transaction that are not sent yet; ``send`` runs one with many rows.
 
-    ``ahead`` may return before it has run one, of ``together`` rows. ``settle`` then returns when
-    all of these have run, and raises what one of them was refused with, as often as it is asked.
+    After every ``between`` rows those of the fullest table are sent.
     """
 
-    def __init__(
-        self,
-        send: Send,
-        *,
-        together: int = ROWS_TOGETHER,
-        ahead: Send | None = None,
-        settle: Callable[[], object] = lambda: None,
-    ) -> None:
+    def __init__(self, send: Send, *, between: int = ROWS_TOGETHER) -> None:
         self._send = send
-        self._together = together
-        self._ahead = ahead or send
-        self._settle = settle
+        self._between = between
+        self._taken = 0
         self._held: dict[str, list[tuple[str, list[Row]]]] = {}
         self._open: dict[str, list[Row]] = {}
         """The rows of a statement that comes last of what is held for its table."""
@@ -61,39 +51,39 @@ class HeldInserts:
     def takes(self, statement: str, values: Row) -> bool:
         """Hold an insert back; return whether it was one. For another, send what it may read."""
         rows = self._open.get(statement)
-        if rows is not None and len(rows) < self._together:
-            rows.append(values)
-            return True
-        table, words = _understood(statement)
-        if table is None or not values:
-            self._settle()
-            for held in [each for each in self._held if each in words]:
-                self._send_rows(held, self._send)
-            return False
-        if rows is not None:
-            self._send_rows(table, self._ahead)
-        inserts = self._held.setdefault(table, [])
-        if inserts:
-            del self._open[inserts[-1][0]]
-        self._open[statement] = [values]
-        inserts.append((statement, self._open[statement]))
+        if rows is None:
+            table, words = _understood(statement)
+            if table is None or not values:
+                for held in [each for each in self._held if each in words]:
+                    self._send_rows(held)
+                return False
+            inserts = self._held.setdefault(table, [])
+            if inserts:
+                del self._open[inserts[-1][0]]
+            self._open[statement] = rows = []
+            inserts.append((statement, rows))
+        rows.append(values)
+        self._taken += 1
+        if self._taken == self._between:
+            self._taken = 0
+            self._send_rows(max(self._held, key=self._rows_of))
         return True
+
+    def _rows_of(self, table: str) -> int:
+        return sum(len(rows) for _, rows in self._held[table])
 
     def send(self) -> None:
         """Send everything, each table's rows after those that were held before them."""
-        self._settle()
         for table in list(self._held):
-            self._send_rows(table, self._send)
+            self._send_rows(table)
 
     def forget(self) -> None:
         """Send nothing of it: what held it is rolled back."""
-        with suppress(Exception):  # what was refused is raised again before the commit
-            self._settle()
         self._held.clear()
         self._open.clear()
 
-    def _send_rows(self, table: str, send: Send) -> None:
+    def _send_rows(self, table: str) -> None:
         # Taken out afterwards: what was refused once is sent, and refused, again before the commit.
         for statement, rows in self._held[table]:
-            send(statement, rows)
+            self._send(statement, rows)
         del self._open[self._held.pop(table)[-1][0]]

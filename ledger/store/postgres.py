@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
+import orjson
 import psycopg
 from eventsourcing.persistence import Cursor, OperationalError
 from psycopg.pq import TransactionStatus
@@ -41,7 +40,7 @@ CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said t
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
 LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
-ROWS_AHEAD: Final = 64  # of a table, inserted while the next are decided; fewer cost more turns
+ROWS_AHEAD: Final = 64  # held between two copies that the server begins while we decide
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
@@ -54,7 +53,7 @@ _COMMIT_CONFIRMED: Final = (
 )
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 
-_COPYABLE: Final = re.compile(
+_PLAIN_INSERT: Final = re.compile(
     r"INSERT INTO (?P<table>[\w.]+) ?(?P<columns>\([^)]*\))? VALUES \(\?(?:, \?)*\)"
 )
 _PLACES: Final = re.compile(r"'[^']*'|\?|%")
@@ -175,7 +174,7 @@ class PostgresDatastore:
         self._leading = threading.Lock()
         self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
         self._fenced: str | None = None
-        self._sender = ThreadPoolExecutor(1, thread_name_prefix="sender")
+        self._of_arrays: dict[str, str] = {}
         self._pool = _pool(url, self._configure)
         self._standby = None if standby is None else _pool(standby)
 
@@ -260,30 +259,46 @@ class PostgresDatastore:
                 held.forget()
             if connection.info.transaction_status in {_IN_TRANSACTION, TransactionStatus.INERROR}:
                 with suppress(psycopg.Error):  # what comes next finds out that nothing stands
-                    connection.execute(f"ROLLBACK TO command_{depth}; RELEASE command_{depth}")
+                    connection.execute(f"ROLLBACK TO command_{depth}")
+                    connection.execute(f"RELEASE command_{depth}")
             raise
         finally:
             self._depth = depth
 
     @contextmanager
     def holding(self) -> Iterator[PostgresCursor]:
-        """Hold inserts back inside a write transaction, and send them at the end."""
+        """Hold inserts back inside a write transaction, and send them at the end.
+
+        The first of many are sent before, and not waited for: the server inserts them while the
+        next commands are decided, and what it refuses is raised at what is asked next.
+        """
         assert self._writer is not None
         connection = self._writer
-        ahead = _Ahead(connection, self._sender)
+        cursor = connection.cursor()
         self._held = HeldInserts(
-            lambda statement, rows: _insert(connection, statement, rows),
-            together=ROWS_AHEAD,
-            ahead=ahead.send,
-            settle=ahead.settle,
+            lambda statement, rows: self._insert(cursor, statement, rows), between=ROWS_AHEAD
         )
         try:
-            yield PostgresCursor(connection.cursor(), self._held)
-            with _losing(connection):
-                self._held.send()
+            with _losing(connection), connection.pipeline() as pipeline:
+                try:
+                    yield PostgresCursor(connection.cursor(), self._held)
+                    self._held.send()
+                except BaseException:
+                    with suppress(psycopg.Error):  # all of it is rolled back
+                        pipeline.sync()
+                    raise
         finally:
-            ahead.end()
             self._held = None
+
+    def _insert(self, cursor: psycopg.Cursor[Row], statement: str, rows: Sequence[HeldRow]) -> None:
+        """Insert many rows by one statement, or one by one where some may be there."""
+        insert = _PLAIN_INSERT.fullmatch(statement)
+        if insert is None or len(rows) == 1:
+            cursor.executemany(_with_places(statement), rows)
+            return
+        if statement not in self._of_arrays:
+            self._of_arrays[statement] = _of_arrays(cursor, insert)
+        cursor.execute(self._of_arrays[statement], list(map(_array, zip(*rows, strict=True))))
 
     @contextmanager
     def _snapshot(self, pool: _Pool) -> Iterator[PostgresCursor]:
@@ -503,7 +518,6 @@ class PostgresDatastore:
     def close(self) -> None:
         """Close every connection, once nobody writes; from then on nobody can."""
         with self.turn:
-            self._sender.shutdown()
             self._pool.close()
             if self._standby is not None:
                 self._standby.close()
@@ -530,38 +544,38 @@ def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None 
     )
 
 
-class _Ahead:
-    """Sends rows from another thread, on a connection that nobody else uses before ``settle``."""
-
-    def __init__(self, connection: psycopg.Connection[Row], sender: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._sender = sender
-        self._begun: deque[Future[None]] = deque()
-
-    def send(self, statement: str, rows: Sequence[HeldRow]) -> None:
-        """Begin to insert rows."""
-        self._begun.append(self._sender.submit(_insert, self._connection, statement, rows))
-
-    def settle(self) -> None:
-        """Return when all is inserted that was begun; raise what was refused, at every call."""
-        wait(self._begun)
-        while self._begun:
-            self._begun[0].result()
-            self._begun.popleft()
-
-    def end(self) -> None:
-        """Let go of the connection: return when nothing is under way, whatever became of it."""
-        wait(self._begun)
+def _of_arrays(cursor: psycopg.Cursor[Row], insert: re.Match[str]) -> str:
+    """Return an insert as one that takes an array for each column."""
+    cursor.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        (insert["table"],),
+    )
+    types = dict(map(tuple, cursor.fetchall()))
+    names = insert["columns"].strip("()").split(", ") if insert["columns"] else list(types)
+    arrays = ", ".join(f"%s::{types[name]}[]" for name in names)
+    return f"INSERT INTO {insert['table']} ({', '.join(names)}) SELECT * FROM unnest({arrays})"
 
 
-def _insert(connection: psycopg.Connection[Row], statement: str, rows: Sequence[HeldRow]) -> None:
-    """Insert many rows: as a copy, or one by one without waiting where some may be there."""
-    insert = _COPYABLE.fullmatch(statement)
-    with connection.cursor() as cursor:
-        if insert is None or len(rows) == 1:
-            cursor.executemany(_with_places(statement), rows)
-            return
-        copied(cursor, f"{insert['table']} {insert['columns'] or ''}", rows)
+def _array(values: Sequence[Any]) -> str:
+    """Return integers, texts or bytes as PostgreSQL reads an array of them.
+
+    It reads what JSON writes, but for other brackets and for the escapes.
+    """
+    if any(isinstance(value, bytes) for value in values):
+        elements = ["NULL" if value is None else rf'"\\x{value.hex()}"' for value in values]
+        return f"{{{','.join(elements)}}}"
+    text = orjson.dumps(values).decode()
+    if "\\" not in text:
+        return f"{{{text[1:-1]}}}"
+    return f"{{{','.join(map(_element, values))}}}"
+
+
+def _element(value: str | int | None) -> str:
+    if value is None:
+        return "NULL"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def copied(cursor: psycopg.Cursor[Row], where: str, rows: Iterable[Sequence[Any]]) -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from ledger.store.recorder import SCHEMA_VERSION
+from ledger.store.recorder import DENSE, SCHEMA_VERSION
 
 _NAMES: Final = re.compile(r"CREATE TABLE IF NOT EXISTS ([\w.]+)")
 _TRIGGER: Final = re.compile(
@@ -30,6 +30,16 @@ _TYPES: Final = (
     (re.compile(r"\bTEXT\b(?! COLLATE)"), 'TEXT COLLATE "C"'),
     (re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:,\s*(?:STRICT|WITHOUT ROWID))*\s*$"), ")"),
 )
+_SAME_KEY: Final = re.compile(
+    r"EXISTS \(SELECT 1 FROM \w+ WHERE \w+ = NEW\.\w+(?: AND \w+ = NEW\.\w+)*\)"
+)
+# The same of all rows that a statement added.
+_NOT_DENSE: Final = """EXISTS (
+        SELECT 1 FROM (SELECT min(position) AS low, max(position) AS high, count(*) AS rows
+            FROM added) a
+        WHERE rows > 0 AND (high - low + 1 <> rows OR low <> 1 + coalesce(
+            (SELECT max(position) FROM events WHERE position < low), 0))
+    )"""
 _SCHEMA_TABLE: Final = "CREATE TABLE IF NOT EXISTS ledger_schema (version BIGINT NOT NULL)"
 # Whoever follows the ledger is told; one notice for a transaction, however much it appended.
 _NOTICE: Final = (
@@ -49,20 +59,26 @@ def translated(statement: str) -> list[str]:
             statement = pattern.sub(instead, statement)
         return [statement]
     name, event, table, when, message = trigger.group("name", "event", "table", "when", "message")
-    refuse = f"RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation';"
-    if when is not None:
-        when = when.strip().replace(" IS NOT (", " IS DISTINCT FROM (")
-        refuse = f"IF {when} THEN {refuse} END IF;"
-    # A statement is refused even when it would meet no row, and TRUNCATE is one that deletes.
-    events, rows = (event, "ROW") if event == "INSERT" else (event, "STATEMENT")
-    if event == "DELETE":
-        events = "DELETE OR TRUNCATE"
+    fires = f"BEFORE {event} ON {table}"
+    when = (when or "true").strip()
+    if _SAME_KEY.fullmatch(when):
+        # The key refuses the row, and ON CONFLICT would have to update the other, which is refused.
+        return []
+    if when == DENSE:
+        fires, when = f"AFTER INSERT ON {table} REFERENCING NEW TABLE AS added", _NOT_DENSE
+    elif event == "DELETE":
+        fires = f"BEFORE DELETE OR TRUNCATE ON {table}"
+    # What looks at a row is asked for each, which makes an insert of many some times as slow. All
+    # else is asked once: a statement is refused even when it would meet no row.
+    rows = "ROW" if "NEW." in when else "STATEMENT"
     return [
         # With its own search path, or a session's own table named like ours would be asked.
         f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
     LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
-    BEGIN {refuse} RETURN NEW; END $$""",
-        f"""CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON {table}
+    BEGIN IF {when} THEN
+        RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation';
+    END IF; RETURN NEW; END $$""",
+        f"""CREATE OR REPLACE TRIGGER {name} {fires}
     FOR EACH {rows} EXECUTE FUNCTION {name}()""",
         # Also where a session says that it only replays what another server did.
         f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",

@@ -62,6 +62,7 @@ def append_only(table: str, conflict: str) -> tuple[str, ...]:
     )
 
 
+DENSE: Final = "NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)"
 DDL: Final = (
     """CREATE TABLE IF NOT EXISTS events (
         position INTEGER PRIMARY KEY,
@@ -72,8 +73,8 @@ DDL: Final = (
         state BLOB NOT NULL,
         UNIQUE (stream, version)
     ) STRICT""",
-    """CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
-        WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
+    f"""CREATE TRIGGER IF NOT EXISTS events_are_dense BEFORE INSERT ON events
+        WHEN {DENSE}
         BEGIN SELECT raise(ABORT, 'positions have no gap'); END""",
     *append_only("events", "stream = NEW.stream AND version = NEW.version"),
     """CREATE TABLE IF NOT EXISTS commands (
@@ -95,6 +96,12 @@ DDL: Final = (
         BEGIN SELECT raise(ABORT, 'this is half of a copy'); END""",
 )
 _SELECT: Final = "SELECT position, stream, version, type, recorded_at, state FROM events "
+# Without statistics, as after the first minutes of a ledger, PostgreSQL takes a list of streams for
+# most of the ledger and reads all of it. The limit, which is none, makes it look up one by one.
+_NEWER: Final = (
+    "SELECT e.* FROM unnest(?::text[], ?::bigint[]) AS asked (name, seen) CROSS JOIN LATERAL "
+    f"({_SELECT} WHERE stream = name AND version > seen ORDER BY version LIMIT {_NO_LIMIT}) e"
+)
 _EVENT_IS_THERE: Final = (
     "SELECT 1 FROM events WHERE position = ? AND stream = ? AND version = ? AND type = ? "
     "AND recorded_at = ? AND state = ?"
@@ -427,10 +434,12 @@ class LedgerRecorder(ApplicationRecorder):
         )
         return self._project(c, recorded)
 
+    def leaf_appended(self, position: int) -> bytes | None:
+        """Return the leaf hash of an event that this transaction appended, ``None`` of another."""
+        return self._leaves.get(position)
+
     def leaf_hash(self, position: int) -> bytes:
-        """Return the leaf hash of an event."""
-        if position in self._leaves and self.in_transaction:
-            return self._leaves[position]
+        """Return the leaf hash of an event that is committed."""
         assert self.log is not None, "there is no log"
         with self.store.transaction(commit=False) as c:
             return self.log.leaf_hashes(c, position - 1, 1)[0]
@@ -654,18 +663,21 @@ class LedgerRecorder(ApplicationRecorder):
         """Return the events of several streams, of each those above a version, in ledger order."""
         if not versions:
             return []
-        # Most are asked for from their beginning: a list of names is found faster than conditions.
-        begun = {stream: version for stream, version in versions.items() if version}
-        new = [stream for stream in versions if stream not in begun]
-        streams = ["stream = ? AND version > ?"] * len(begun)
-        if new:
-            streams.append(f"stream IN ({', '.join('?' * len(new))})")
         with self.store.glancing() as c:
-            c.execute(
-                _SELECT + f"WHERE {' OR '.join(streams)} ORDER BY position",
-                [*(value for each in begun.items() for value in each), *new],
-            )
-            return [self._recorded(row) for row in c.fetchall()]
+            if self.store.dialect == "postgresql":
+                c.execute(_NEWER, (list(versions), list(versions.values())))
+            else:
+                # Most are asked for from their beginning: names are found faster than conditions.
+                begun = {stream: version for stream, version in versions.items() if version}
+                new = [stream for stream in versions if stream not in begun]
+                streams = ["stream = ? AND version > ?"] * len(begun)
+                if new:
+                    streams.append(f"stream IN ({', '.join('?' * len(new))})")
+                c.execute(
+                    _SELECT + f"WHERE {' OR '.join(streams)}",
+                    [*(value for each in begun.items() for value in each), *new],
+                )
+            return sorted(map(self._recorded, c.fetchall()), key=lambda each: each.position)
 
     def streams(self, category: str, *, until: int | None = None) -> list[Recorded]:
         """Return the events of every stream of a category (``group``), in ledger order."""

@@ -315,7 +315,7 @@ class RecorderContract(ABC):
         for statement in self.FORBIDDEN:
             with (
                 self.sql(path) as run,
-                pytest.raises(Exception, match=r"never|no gap") as refusal,
+                pytest.raises(Exception, match=r"never|no gap|duplicate key") as refusal,
             ):
                 run(statement)
             assert isinstance(refusal.value, recorder.store.refusals), statement

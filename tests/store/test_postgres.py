@@ -31,7 +31,7 @@ from tests.store.contract import (
     positions,
 )
 
-TRIGGERS = ("dense", "never_replaced", "never_changed", "never_deleted")
+TRIGGERS = ("dense", "never_changed", "never_deleted")
 
 
 def open_recorder(

@@ -55,6 +55,7 @@ from ledger.service.http.route import (
     check_media_type,
     fingerprint,
     is_header_id,
+    kept_leaf,
     receipt_of,
     router,
     service_of,
@@ -141,7 +142,7 @@ class _Group:
     """Lines that take their turn together: what each asks for, or why it had no turn."""
 
     lines: list[tuple[int, LedgerError | tuple[Command, Once | None]]]
-    waiting: asyncio.Future[list[tuple[Done, bytes] | Exception]] | None = None
+    waiting: asyncio.Future[list[tuple[Done, bytes | None] | Exception]] | None = None
 
 
 @routes.post(
@@ -362,7 +363,7 @@ async def _told(
     request: Request,
     number: int,
     command: Command,
-    outcome: tuple[Done, bytes] | Exception,
+    outcome: tuple[Done, bytes | None] | Exception,
     *,
     minimal: bool,
 ) -> dict[str, object]:
@@ -376,10 +377,12 @@ async def _told(
         if done.outcome != "recorded":
             # Another process may have recorded it: it binds here, too, before it is answered here.
             await service_of(request).feed.wait_for(done.recorded.position)
+        if minimal:
+            return {"status": status_of_done(done), **receipt_of(done)}
+        leaf_hash = leaf_hash or await kept_leaf(service_of(request), done)
     except LedgerError as error:
         return _refusal(error)
     except Exception:
         log.exception("line %d of batch %s failed", number, request.state.request_id)
         return _refusal(internal_error())
-    told = receipt_of(done) if minimal else answer_of(done, leaf_hash)
-    return {"status": status_of_done(done), **told}
+    return {"status": status_of_done(done), **answer_of(done, leaf_hash)}

@@ -551,13 +551,14 @@ async def _run(request: Request, command: Command) -> Response:
     201 for a fact that this command recorded, now or the first time it came; 200 for one that held.
     """
     done, leaf_hash = await carry_out(request, command, author_of(request), once_of(request))
+    leaf_hash = leaf_hash or await kept_leaf(service_of(request), done)
     return answer(answer_of(done, leaf_hash), status_of_done(done), position=done.recorded.position)
 
 
 async def carry_out(
     request: Request, command: Command, by: Author, once: Once | None
-) -> tuple[Done, bytes]:
-    """Run a request's command on the writer, and count it; returns what it did, and its leaf."""
+) -> tuple[Done, bytes | None]:
+    """Run a request's command on the writer, and count it; returns what ``begin`` says it does."""
     service = service_of(request)
 
     counted: Counter = request.app.state.monitor.metrics.commands
@@ -582,13 +583,16 @@ async def carry_out(
 
 def begin(
     service: Service, asked: Sequence[tuple[Command, Once | None]], by: Author
-) -> asyncio.Future[list[tuple[Done, bytes] | Exception]]:
-    """Let commands wait for their turn; each leads to what it did and the leaf, or is refused."""
+) -> asyncio.Future[list[tuple[Done, bytes | None] | Exception]]:
+    """Let commands wait for their turn; each leads to what it did, or is refused.
 
-    def running(command: Command, once: Once | None) -> Callable[[], tuple[Done, bytes]]:
-        def run() -> tuple[Done, bytes]:
+    With it comes the leaf of what it recorded; ``kept_leaf`` reads that of an older fact.
+    """
+
+    def running(command: Command, once: Once | None) -> Callable[[], tuple[Done, bytes | None]]:
+        def run() -> tuple[Done, bytes | None]:
             done = command.run(by, once)
-            return done, service.recorder.leaf_hash(done.recorded.position)
+            return done, service.recorder.leaf_appended(done.recorded.position)
 
         return run
 
@@ -599,6 +603,11 @@ def begin(
             for command, once in asked
         ],
     )
+
+
+async def kept_leaf(service: Service, done: Done) -> bytes:
+    """Return the leaf hash of the fact that a command led to, once that is committed."""
+    return await run_in_threadpool(service.recorder.leaf_hash, done.recorded.position)
 
 
 def status_of_done(done: Done) -> int:
