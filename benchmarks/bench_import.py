@@ -10,7 +10,6 @@ five lines two register users, two record a violation of each, and one suspends 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -29,9 +28,8 @@ from benchmarks.bench_group_commit import LINES, lines, publish
 from benchmarks.server import cpu_seconds, environment, keys_of, new_ledger, serving
 from ledger import application
 from ledger.domain.values import format_instant
-from ledger.service import feed, importing, writer
+from ledger.service import importing, write_process
 from ledger.service.http import batch, route
-from ledger.service.importing import import_file, importer_of
 from ledger.service.settings import Settings
 from ledger.service.wiring import build
 from ledger.store import codec, held
@@ -191,8 +189,7 @@ def split(path: Path) -> None:
         ("read a line as JSON", batch, "strict_json"),
         ("fingerprint", batch, "fingerprint"),
         ("read what it asks for", route.LedgerRoute, "read"),
-        ("hand lines to the writer", batch, "begin"),
-        ("rest of reading a line", batch, "_asked"),
+        ("rest of reading a line", importing, "asked_by"),
         ("key of the file's line", importing, "_with_key"),
         ("decide", application.Ledger, "_decide"),
         ("read ahead", application.Ledger, "_read_ahead"),
@@ -200,35 +197,34 @@ def split(path: Path) -> None:
         ("leaf", LogRows, "append"),
         ("hold rows", held.HeldInserts, "takes"),
         ("send rows", held.HeldInserts, "_send_rows"),
+        ("answer", write_process, "_answer"),
         *(
             ("project", projection, "apply")
             for projection in (AccessRows, ConductRows, OperatorRows, ErasureRows, ReportRows)
         ),
         ("project the trail", TrailRows, "apply"),
-        ("follow", feed.Feed, "committed"),
-        ("rest of a transaction, the commit included", writer.Writer, "_commit"),
+        ("rest of a transaction, the commit included", write_process, "run"),
     )
     for each in watched:
         steps.watch(*each)
-    count, whole = cli_import(path)
+    count, whole = recorded_alone(path)
     for step, spent in steps.spent.most_common():
         print(f"    {spent / count / 1000:7.1f} us  {step}")
     rest = whole * 1e9 - steps.spent.total()
     print(f"    {rest / count / 1000:7.1f} us  all else; {whole / count * 1e6:.1f} us in all")
 
 
-def cli_import(path: Path) -> tuple[int, float]:
-    """Import a file as the command does; return its lines, and the processor seconds of it."""
+def recorded_alone(path: Path) -> tuple[int, float]:
+    """Import a file in one thread; return its lines, and the processor seconds of it."""
     service = build(Settings())
-    service.signer.audits = False
-
-    async def run() -> tuple[int, float]:
-        async with importer_of("", os.environ["LEDGER_API_KEY"], service) as importer:
-            begun = time.process_time()
-            imported = await import_file(importer, path, progress=lambda _: None)
-            return imported.done, time.process_time() - begun
-
-    return asyncio.run(run())
+    count = 0
+    with service.signing():
+        reader = importing.Reader(service, os.environ["LEDGER_API_KEY"])
+        begun = time.thread_time()
+        for part in importing.parts_of(path):
+            group = reader.read(part)
+            count += len(write_process.run(service.ledger, group.packed))
+        return count, time.thread_time() - begun
 
 
 if __name__ == "__main__":

@@ -550,7 +550,7 @@ def _json(value: object) -> str:
 
 _CONCERNS: Final = (
     "SELECT position, type, operator, subject, recorded_at, clauses, resources FROM trail "
-    "WHERE position > ?"
+    "WHERE position > ? AND position <= ?"
 )
 _ADD_MEMBERS: Final = "INSERT INTO trail_members VALUES (?, ?, ?, ?)"
 
@@ -577,7 +577,7 @@ def _members_in(rows: Iterable[Any]) -> dict[tuple[str, str], BitMap]:
 
 def _end_block(cursor: Cursor, position: int) -> None:
     """Write the members of the block that ends here, or of all blocks that are merged here."""
-    cursor.execute(_CONCERNS, (position - BLOCK_EVENTS,))
+    cursor.execute(_CONCERNS, (position - BLOCK_EVENTS, position))
     members = _members_in(cursor.fetchall())
     if position % MERGED_EVENTS == 0:
         earlier = position - MERGED_EVENTS
@@ -732,7 +732,7 @@ class _Search:
     @cached_property
     def _unended(self) -> dict[tuple[str, str], BitMap]:
         """Which events have each value, after the last block."""
-        self._cursor.execute(_CONCERNS, (self._ended,))
+        self._cursor.execute(_CONCERNS, (self._ended, self._ended + BLOCK_EVENTS))
         return _members_in(self._cursor.fetchall())
 
     def _parts(self, values: _Values, first: int, last: int) -> Iterator[tuple[str, BitMap]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,6 @@ from ledger.service.cli_reading import KeyFile, key_needed
 from ledger.service.opening import existing, require_database, settings_given
 from ledger.service.terminal import AsJson, err, out, print_json
 
-# Objects made between two rounds of the collector. With the usual 700 its rounds are a sixth of an
-# import, because what a batch holds is in use.
-IMPORT_ALLOCATIONS: Final = 50_000
 REFUSALS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
 
 moving = typer.Typer(rich_markup_mode=None)
@@ -33,32 +29,28 @@ def import_(
 ) -> None:
     """Record the commands of a file. Run it again after a stop: nothing is recorded twice.
 
-    Without --url they are recorded in the database of the settings, by this process.
+    Without --url they are recorded in the database of the settings.
     """
     import asyncio
 
-    from ledger.service.importing import Imported, import_file, importer_of
+    from ledger.service.importing import import_here, import_to
     from ledger.service.wiring import build
 
     if not file.is_file():
         raise InvalidValue(f"{file} is no file")
     key = key_needed(key_file, "who records them")
-    settings = settings_given()
-    if url is None:
-        require_database(settings)
-    service = build(settings) if url is None else None
-    if service is not None:
-        service.signer.audits = False
-    gc.freeze()
-    gc.set_threshold(IMPORT_ALLOCATIONS)
-
-    async def run(advance: Callable[[int], None]) -> Imported:
-        async with importer_of(url or "", key, service) as importer:
-            return await import_file(importer, file, progress=advance)
-
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("importing", total=file.stat().st_size)
-        imported = asyncio.run(run(lambda sent: bar.update(task, advance=sent)))
+
+        def advance(done: int) -> None:
+            bar.update(task, advance=done)
+
+        if url is not None:
+            imported = asyncio.run(import_to(url, key, file, progress=advance))
+        else:
+            settings = settings_given()
+            require_database(settings)
+            imported = import_here(build(settings), key, file, progress=advance)
     if as_json:
         print_json(asdict(imported))
     else:

@@ -1,38 +1,43 @@
 """How does a history that was kept elsewhere come into the ledger, and what did not?
 
-A file of batch lines is sent to ``POST /v1/batch``, some at a time and in order: to a service,
-or to the application itself in this process, which serves the same route. Nothing is remembered
-about how far it came. Each line has an idempotency key, so the same file sent again is answered as
-the first time, records nothing twice, and goes on where it stopped.
+A file of batch lines is recorded some at a time and in order: by a service at a URL, which is sent
+them by ``POST /v1/batch``, or by this process, which reads and judges each line as that route does
+and has another process record it. Nothing is remembered about how far it came. Each line has an
+idempotency key, so the same file sent again is answered as the first time, records nothing twice,
+and goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import orjson
-from starlette.types import ASGIApp, Message
+from starlette.requests import Request
 
-from ledger.domain.errors import InvalidValue, Unavailable
+from ledger.domain.errors import InvalidValue, LedgerError, Unavailable
+from ledger.domain.events import Author
 from ledger.service.http.app import create_app
-from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, BATCH_LINES_MAX, MEDIA_TYPE
+from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, MEDIA_TYPE, asked_by, refusal
+from ledger.service.http.problems import NotAuthenticated
 from ledger.service.wiring import Service
-from ledger.service.writer import COMMANDS_TOGETHER_MAX
+from ledger.service.write_process import Answer, WriteProcess, packed
+from projections.operators import Caller, Keyring
 
-# Over HTTP this client sends all of a request before it takes the first answer, so they are so few
-# that the answers fit into what two ends of a connection hold for each other.
+# Over HTTP this client sends all of a request before it takes the first answer, so lines are so few
+# that the answers fit into what two ends of a connection hold for each other. Without a service
+# they are one transaction, which holds everybody else up for some 50 ms.
 IMPORT_LINES_MAX: Final = 512
-IMPORT_PART_BYTES_MAX: Final = 256 * 1024  # of lines that are read and sent at a time
+IMPORT_PART_BYTES_MAX: Final = 512 * 1024  # of lines that are read and sent at a time
 IMPORT_TIMEOUT_S: Final = 120.0  # for one request; a busy service takes a second or two
+KEY_LOOK_S: Final = 0.5  # between two looks whether the key still counts: half of what is promised
 REFUSED_KEPT_MAX: Final = 1_000  # more refused lines are counted, and not kept
 
 Progress = Callable[[int], None]
@@ -59,63 +64,137 @@ class Imported:
             self.refused.append({**answer, "line": number})
 
 
-@dataclass(frozen=True, slots=True)
-class Importer:
-    """A client of the service that records, and how many lines one request to it may have."""
-
-    client: httpx.AsyncClient
-    lines_max: int
+# --- by a service at a URL ------------------------------------------------------------------------
 
 
-async def import_file(importer: Importer, path: Path, *, progress: Progress) -> Imported:
-    """Send every line of a file; ``progress`` is told how many bytes of it are done.
+async def import_to(url: str, key: str, path: Path, *, progress: Progress) -> Imported:
+    """Send every line of a file to a service; ``progress`` is told how many bytes of it are done.
 
     Raises ``Unavailable`` when the service cannot be reached or refuses a batch as a whole.
     """
     imported = Imported()
-    parts = _parts(path)
-    for first in parts:
-        rest = islice(parts, importer.lines_max // COMMANDS_TOGETHER_MAX - 1)
-        try:
-            await _send(importer.client, chain([first], rest), imported, progress)
-        except httpx.HTTPError as error:
-            raise Unavailable(
-                f"after {imported.done} lines the service could not be reached: {error!r}; "
-                "send the file again to go on"
-            ) from None
+    headers = {
+        "Authorization": f"Bearer {key}",
+        "Content-Type": MEDIA_TYPE,
+        "Prefer": "return=minimal",
+    }
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=IMPORT_TIMEOUT_S) as client:
+        for part in parts_of(path):
+            try:
+                progress(await _send(client, part, imported))
+            except httpx.HTTPError as error:
+                raise Unavailable(
+                    f"after {imported.done} lines the service could not be reached: {error!r}; "
+                    "send the file again to go on"
+                ) from None
     return imported
 
 
-async def _send(
-    client: httpx.AsyncClient, parts: Iterable[Part], imported: Imported, progress: Progress
-) -> None:
-    """Send parts of a file in one request, and take the answers as they come."""
-    sent: deque[tuple[int, int]] = deque()
-
-    async def content() -> AsyncIterator[bytes]:
-        for part in parts:
-            sent.extend((number, len(line)) for number, line in part)
-            yield b"".join(line for _, line in part)
-
-    async with client.stream("POST", "/v1/batch", content=content()) as response:
+async def _send(client: httpx.AsyncClient, part: Part, imported: Imported) -> int:
+    """Send lines in one request, and take the answers as they come; return how long they are."""
+    sent = iter(part)
+    size = taken = 0
+    body = b"".join(line for _, line in part)
+    async with client.stream("POST", "/v1/batch", content=body) as response:
         if response.status_code != httpx.codes.OK:
             text = (await response.aread()).decode(errors="replace")
             raise Unavailable(f"the service answers {response.status_code}: {text}")
         rest = b""
         async for some in response.aiter_bytes():
             *ended, rest = (rest + some).split(b"\n")
-            size = 0
-            for answer in ended:
-                number, length = sent.popleft()
+            for answer, (number, line) in zip(ended, sent, strict=False):
                 imported.take(number, orjson.loads(answer))
-                size += length
-            progress(size)
-    if sent:
+                size += len(line)
+                taken += 1
+    if taken < len(part):
         raise Unavailable("the service broke off its answer; send the file again to go on")
+    return size
 
 
-def _parts(path: Path) -> Iterator[Part]:
-    """Yield the lines of a file with their numbers, so many as are committed together."""
+# --- by this process and another ------------------------------------------------------------------
+
+
+def import_here(service: Service, key: str, path: Path, *, progress: Progress) -> Imported:
+    """Record every line of a file in the database of a service that is built and not started.
+
+    While one group of lines is recorded by another process, the next is read here, and what is
+    recorded is signed here. Raises ``InvalidValue`` when the key counts for nothing, and
+    ``Unavailable`` when the other process has ended.
+    """
+    imported = Imported()
+    under_way: _Group | None = None
+    with service.signing(), closing(WriteProcess(service.settings, service.recorder.store)) as own:
+        reader = Reader(service, key)
+        for part in parts_of(path):
+            group = reader.read(part)
+            service.signer.require_verified()
+            done = None if under_way is None else (under_way, own.answers())
+            own.begin(group.packed)
+            under_way = group
+            if done is not None:
+                progress(done[0].take(done[1], imported))
+        if under_way is not None:
+            progress(under_way.take(own.answers(), imported))
+    return imported
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Lines that take their turn together: number, length, and why a line had no turn."""
+
+    lines: Sequence[tuple[int, int, LedgerError | None]]
+    packed: bytes
+
+    def take(self, answers: Iterable[Answer], imported: Imported) -> int:
+        """Count the answers; return how long the lines are."""
+        coming = iter(answers)
+        size = 0
+        for number, length, error in self.lines:
+            imported.take(number, next(coming) if error is None else refusal(error))
+            size += length
+        return size
+
+
+class Reader:
+    """Reads lines as the route of a batch does, for whoever has a key."""
+
+    def __init__(self, service: Service, key: str) -> None:
+        self._service = service
+        self._key = key.encode()
+        self._looked = -KEY_LOOK_S
+        self._keyring = Keyring()
+        self._request = Request({"type": "http", "app": create_app(service).api, "headers": []})
+        caller = self._caller()
+        if caller is None:
+            raise InvalidValue("no operator has the key that is given, or it is revoked or expired")
+        self.by = Author(caller.operator, None, uuid4().hex)
+
+    def read(self, part: Part) -> _Group:
+        """Understand lines, each by itself."""
+        caller = self._caller() or NotAuthenticated("the key was revoked meanwhile, or has expired")
+        lines, asked = [], []
+        for number, text in part:
+            found = asked_by(self._request, caller, text.strip())
+            refused = found if isinstance(found, LedgerError) else None
+            lines.append((number, len(text), refused))
+            if not isinstance(found, LedgerError):
+                asked.append(found)
+        return _Group(lines, packed(asked, self.by))
+
+    def _caller(self) -> Caller | None:
+        if time.monotonic() - self._looked >= KEY_LOOK_S:
+            self._looked = time.monotonic()
+            self._keyring = Keyring()
+            with self._service.recorder.store.transaction(commit=False) as c:
+                self._keyring.load(c)
+        return self._keyring.find(self._key, self._service.clock_us())
+
+
+# --- lines of a file ------------------------------------------------------------------------------
+
+
+def parts_of(path: Path) -> Iterator[Part]:
+    """Yield the lines of a file with their numbers, some at a time."""
     part: Part = []
     size = 0
     with path.open("rb") as file:
@@ -128,7 +207,7 @@ def _parts(path: Path) -> Iterator[Part]:
                 continue
             part.append((number, _with_key(number, text)))
             size += len(text)
-            if len(part) == COMMANDS_TOGETHER_MAX or size > IMPORT_PART_BYTES_MAX:
+            if len(part) == IMPORT_LINES_MAX or size > IMPORT_PART_BYTES_MAX:
                 yield part
                 part, size = [], 0
     if part:
@@ -148,95 +227,3 @@ def _with_key(number: int, text: bytes) -> bytes:
     digest = hashlib.sha256(text.strip()).hexdigest()[:32]
     key = f"import-{number:012d}-{digest}".encode()
     return b'{"idempotency_key":"%b",' % key + text.strip()[1:] + b"\n"
-
-
-@asynccontextmanager
-async def importer_of(url: str, key: str, service: Service | None) -> AsyncIterator[Importer]:
-    """Yield what sends to the service at a URL, or to a service that runs here for so long."""
-    headers = {
-        "Authorization": f"Bearer {key}",
-        "Content-Type": MEDIA_TYPE,
-        "Prefer": "return=minimal",
-    }
-    if service is None:
-        async with httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=IMPORT_TIMEOUT_S
-        ) as client:
-            yield Importer(client, IMPORT_LINES_MAX)
-        return
-    front = create_app(service)
-    async with (
-        front.api.router.lifespan_context(front.api),
-        httpx.AsyncClient(
-            transport=_Here(front), base_url="http://here", headers=headers
-        ) as client,
-    ):
-        yield Importer(client, BATCH_LINES_MAX)
-
-
-class _Here(httpx.AsyncBaseTransport):
-    """Asks an application in this process, which answers while the request is still being sent."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Begin a request; its answer is made while it is taken."""
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        body = aiter(request.stream)
-        answer: asyncio.Queue[Message | None] = asyncio.Queue(1)
-
-        async def receive() -> Message:
-            some = await anext(body, None)
-            return {"type": "http.request", "body": some or b"", "more_body": some is not None}
-
-        async def run() -> None:
-            try:
-                await self._app(_scope(request), receive, answer.put)
-            finally:
-                await answer.put(None)
-
-        running = asyncio.create_task(run())
-        start = await answer.get()
-        if start is None:
-            await running
-            raise httpx.RemoteProtocolError("the application did not answer")
-        return httpx.Response(
-            start["status"], headers=start["headers"], stream=_Answer(answer, running)
-        )
-
-
-class _Answer(httpx.AsyncByteStream):
-    """The body of an answer that an application is making."""
-
-    def __init__(self, answer: asyncio.Queue[Message | None], running: asyncio.Task[None]) -> None:
-        self._answer = answer
-        self._running = running
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield what comes."""
-        while (message := await self._answer.get()) is not None:
-            yield message.get("body", b"")
-        await self._running
-
-    async def aclose(self) -> None:
-        """Let the application go."""
-        self._running.cancel()
-
-
-def _scope(request: httpx.Request) -> dict[str, Any]:
-    """Return a request as an application takes it."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": request.method,
-        "headers": [(name.lower(), value) for name, value in request.headers.raw],
-        "scheme": request.url.scheme,
-        "path": request.url.path,
-        "raw_path": request.url.raw_path.partition(b"?")[0],
-        "query_string": request.url.query,
-        "server": (request.url.host, request.url.port),
-        "client": ("127.0.0.1", 0),
-        "root_path": "",
-    }

@@ -286,6 +286,33 @@ class Service:
             self.decision_log.start()
         return len(lost)
 
+    @contextmanager
+    def signing(self) -> Iterator[None]:
+        """Sign what another process records, and end terms; nobody is answered from here meanwhile.
+
+        Nothing of the ledger is in memory, so it costs the same however large that is. Lets go of
+        the store at the end. Raises ``NotFound`` when the store holds no ledger.
+        """
+        self.require_modest_role()
+        self.recorder.refuse_unknown_facts()
+        self.recorder.newest = self.recorder.position
+        if not self.recorder.newest:
+            raise NotFound(
+                f"{self.settings.database} holds no ledger; run compliance-ledger init first"
+            )
+        self.ledger.shred()
+        self.signer.audits = False
+        self.witnesses.start()
+        self.signer.start()
+        self.ticker.start()
+        try:
+            yield
+        finally:
+            self.ticker.stop()
+            self.signer.stop()
+            self.witnesses.stop()
+            self.close()
+
     def stop(self) -> None:
         """Finish what is under way and let go of the store."""
         self.projection_check.stop()

@@ -40,7 +40,7 @@ CONNECT_TIMEOUT_S: Final = 5  # for a connection, new or free; then it is said t
 LOST_WRITER_S: Final = 60  # until the server ends a transaction whose process says no more
 NOTICE_WAIT_S: Final = 0.2  # then it is looked anyway: a notice may be lost
 LEASE_S: Final = 5  # until a process that leads and asks no more leads no more; it asks each second
-ROWS_AHEAD: Final = 64  # held between two copies that the server begins while we decide
+ROWS_AHEAD: Final = 96  # held between two inserts that the server begins while we decide
 PAUSE_S: Final = 0.02  # where there are no notices, as on a standby
 _LEADER_LOCK: Final = 0x1ED6E6  # held by the session of the process that leads
 _APPEND_LOCK: Final = 0x1ED6E5  # the key of the append lock, the same in every process
@@ -52,6 +52,8 @@ _COMMIT_CONFIRMED: Final = (
     "WHERE pg_current_xact_id_if_assigned() IS NULL; COMMIT"
 )
 _IN_TRANSACTION: Final = TransactionStatus.INTRANS
+
+_Form: TypeAlias = Callable[[Sequence[Any]], str]
 
 _PLAIN_INSERT: Final = re.compile(
     r"INSERT INTO (?P<table>[\w.]+) ?(?P<columns>\([^)]*\))? VALUES \(\?(?:, \?)*\)"
@@ -174,7 +176,7 @@ class PostgresDatastore:
         self._leading = threading.Lock()
         self._timeline = 0  # the newest that was seen; each promotion of a standby begins another
         self._fenced: str | None = None
-        self._of_arrays: dict[str, str] = {}
+        self._of_arrays: dict[str, tuple[str, list[_Form]]] = {}
         self._pool = _pool(url, self._configure)
         self._standby = None if standby is None else _pool(standby)
 
@@ -298,7 +300,9 @@ class PostgresDatastore:
             return
         if statement not in self._of_arrays:
             self._of_arrays[statement] = _of_arrays(cursor, insert)
-        cursor.execute(self._of_arrays[statement], list(map(_array, zip(*rows, strict=True))))
+        many, forms = self._of_arrays[statement]
+        columns = zip(*rows, strict=True)
+        cursor.execute(many, [form(column) for form, column in zip(forms, columns, strict=True)])
 
     @contextmanager
     def _snapshot(self, pool: _Pool) -> Iterator[PostgresCursor]:
@@ -544,8 +548,8 @@ def _pool(url: str, configure: Callable[[psycopg.Connection[Row]], None] | None 
     )
 
 
-def _of_arrays(cursor: psycopg.Cursor[Row], insert: re.Match[str]) -> str:
-    """Return an insert as one that takes an array for each column."""
+def _of_arrays(cursor: psycopg.Cursor[Row], insert: re.Match[str]) -> tuple[str, list[_Form]]:
+    """Return an insert as one that takes an array for each column, and how each is written."""
     cursor.execute(
         "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
@@ -554,17 +558,23 @@ def _of_arrays(cursor: psycopg.Cursor[Row], insert: re.Match[str]) -> str:
     types = dict(map(tuple, cursor.fetchall()))
     names = insert["columns"].strip("()").split(", ") if insert["columns"] else list(types)
     arrays = ", ".join(f"%s::{types[name]}[]" for name in names)
-    return f"INSERT INTO {insert['table']} ({', '.join(names)}) SELECT * FROM unnest({arrays})"
+    return (
+        f"INSERT INTO {insert['table']} ({', '.join(names)}) SELECT * FROM unnest({arrays})",
+        [_array_of_bytes if types[name] == "bytea" else _array for name in names],
+    )
 
 
-def _array(values: Sequence[Any]) -> str:
-    """Return integers, texts or bytes as PostgreSQL reads an array of them.
+def _array_of_bytes(values: Sequence[bytes | None]) -> str:
+    """Return bytes as PostgreSQL reads an array of them."""
+    elements = ["NULL" if value is None else rf'"\\x{value.hex()}"' for value in values]
+    return f"{{{','.join(elements)}}}"
+
+
+def _array(values: Sequence[str | int | None]) -> str:
+    """Return integers or texts as PostgreSQL reads an array of them.
 
     It reads what JSON writes, but for other brackets and for the escapes.
     """
-    if any(isinstance(value, bytes) for value in values):
-        elements = ["NULL" if value is None else rf'"\\x{value.hex()}"' for value in values]
-        return f"{{{','.join(elements)}}}"
     text = orjson.dumps(values).decode()
     if "\\" not in text:
         return f"{{{text[1:-1]}}}"

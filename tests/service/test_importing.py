@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from ledger.application import SYSTEM_AUTHOR
-from ledger.domain.values import Role
-from ledger.service.importing import IMPORT_LINES_MAX
-from ledger.service.wiring import Service, build
+from ledger.domain.values import Role, format_instant
+from ledger.service.http.problems import NotAuthenticated
+from ledger.service.importing import IMPORT_LINES_MAX, Reader
+from ledger.service.wiring import Service, build, wall_clock
 from tests.checks import check_ledger
 from tests.conftest import on_each_store, settings_at
 from tests.histories import awake
@@ -66,6 +67,33 @@ class Importer:
     def result(self, path: Path) -> dict[str, Any]:
         """Import a file; return what is told of it in JSON."""
         found: dict[str, Any] = json.loads(self.run(path, "--json")[1])
+        return found
+
+    def key_of(self, role: Role) -> str:
+        """Enrol an operator in this role; return a key."""
+        service = self.opened()
+        try:
+            service.ledger.enroll(f"the-{role}", role=role, by=SYSTEM_AUTHOR)
+            return str(service.ledger.issue_key(f"the-{role}", by=SYSTEM_AUTHOR).secret)
+        finally:
+            service.close()
+
+    def record(self, key: str, *commands: tuple[str, str, object]) -> None:
+        """Import commands; each must be recorded."""
+        path = self.file(
+            [{"method": method, "path": path, "body": body} for method, path, body in commands]
+        )
+        code, out, err = self.run(path, key=key)
+        assert 0 == code, err
+        assert f"{len(commands)} lines are recorded, 0 were refused" in out
+
+    def made(self) -> dict[str, list[str]]:
+        """Return what the events are about, by their type and in the order of the ledger."""
+        service = self.opened()
+        found: dict[str, list[str]] = {}
+        for recorded in service.recorder.events():
+            found.setdefault(recorded.type, []).append(str(recorded.event.about))
+        service.close()
         return found
 
     def users(self) -> list[str]:
@@ -133,6 +161,129 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(importer: Importer) 
 
 
 @on_each_store
+def test_an_import_whose_recording_process_ends_says_so_and_goes_on_later(
+    importer: Importer,
+) -> None:
+    """What was committed is recorded; run again, the file is recorded once and in its order."""
+    count = 8 * IMPORT_LINES_MAX
+    path = importer.file([register(number) for number in range(count)])
+    importing = importer.begin(path)
+    assert importing.stderr is not None
+    service = importer.opened()
+    begun = service.recorder.position
+    while service.recorder.position == begun:
+        assert importing.poll() is None
+        select.select([importing.stderr], [], [], 0.01)
+    service.close()
+    os.kill(recording_process_of(importing.pid), signal.SIGKILL)
+    err = importing.communicate(timeout=WAIT_S)[1]
+    before = importer.users()
+
+    again = importer.result(path)
+
+    assert 0 != importing.returncode
+    assert "the process that records has ended" in err
+    assert 0 < len(before) < count
+    assert (count, 0) == (again["done"], again["refused_count"])
+    assert [f"user:u{number}" for number in range(count)] == importer.users()
+
+
+def recording_process_of(pid: int) -> int:
+    """Return the process that another one has started to record for it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    (found,) = [child for child, command in commands.items() if b"spawn_main" in command]
+    return int(found)
+
+
+@on_each_store
+def test_every_kind_of_command_can_be_imported(importer: Importer) -> None:
+    """It crosses to the process that records with all its values, and means there what it means."""
+    jo: dict[str, object] = {"subject": {"type": "user", "id": "jo"}}
+    acme = {"type": "organization", "id": "acme"}
+    model = {"type": "model", "id": "sonnet"}
+    clause = {"id": "fraud", "title": "Fraud", "text": "No.", "category": "fraud"}
+    reason = {"reason": "Because."}
+    officer, admin = importer.key, importer.key_of(Role.ADMIN)
+    approver = importer.key_of(Role.APPROVER)
+
+    importer.record(
+        admin,
+        ("PUT", "/v1/policies/use", {"title": "Use", "clauses": [{**clause, "severity": "high"}]}),
+        ("PUT", "/v1/resources", {"resource": model}),
+        ("PUT", "/v1/groups/large", {"resources": [model]}),
+        ("POST", "/v1/operators", {"id": "another", "role": "officer"}),
+        ("POST", "/v1/operators/another/keys", {"label": "a key"}),
+    )
+    suspension: dict[str, object] = {**jo, **reason, "basis": "precautionary", "duration": "P14D"}
+    suspension["scope"] = {"resources": [{"group": "large"}]}
+    violation = {**jo, "policy": "use@1", "clause": "fraud", "detected_by": "automated"}
+    violation |= {"occurred_at": format_instant(wall_clock()), "summary": "Phishing."}
+    importer.record(
+        officer,
+        ("PUT", "/v1/subjects", {**jo, "properties": {"tier": "gold"}}),
+        ("POST", "/v1/links", {**jo, "parent": acme}),
+        ("POST", "/v1/violations", {**violation, "details": "Jo wrote to Kim.", "evidence": []}),
+        ("POST", "/v1/warnings", {**jo, **reason}),
+        *[("POST", "/v1/suspensions", suspension)] * 2,
+        (
+            "POST",
+            "/v1/suspensions",
+            {**suspension, "effective_at": "2999-01-01T00:00:00Z"},
+        ),
+    )
+    made = importer.made()
+    first, second, scheduled = made["subject.suspended"]
+    (violated,), key = made["violation.recorded"], made["operator.key_issued"][-1]
+    ended = {"suspension": second, "cause": "early", **reason}
+    importer.record(
+        officer,
+        ("POST", f"/v1/suspensions/{first}/revision", {"duration": "P7D", **reason}),
+        ("POST", f"/v1/suspensions/{scheduled}/cancellation", reason),
+        ("DELETE", "/v1/links", {**jo, "parent": acme}),
+    )
+    importer.record(
+        approver,
+        ("POST", "/v1/reinstatements", ended),
+        ("POST", f"/v1/violations/{violated}/overturn", reason),
+    )
+    importer.record(
+        admin,
+        ("DELETE", f"/v1/keys/{key}", None),
+        ("POST", "/v1/holds", {**jo, **reason}),
+    )
+    (hold,) = importer.made()["hold.placed"]
+    importer.record(
+        admin,
+        ("DELETE", f"/v1/holds/{hold}", None),
+        ("POST", "/v1/erasures", {**jo, **reason}),
+    )
+    (erasure,) = importer.made()["erasure.requested"]
+    importer.record(approver, ("POST", f"/v1/erasures/{erasure}/confirmation", None))
+
+    assert "personal_data.erased" in importer.made()
+
+
+def test_a_key_that_is_revoked_meanwhile_records_nothing_more(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may import is looked at again and again."""
+    monkeypatch.setattr("ledger.service.importing.KEY_LOOK_S", 0)
+    importer.file([register(number) for number in range(3)])
+    service = importer.opened()
+    lines = [(1, json.dumps(register(1)).encode())]
+    reader = Reader(service, importer.key)
+
+    before = reader.read(lines)
+    service.ledger.revoke_key(str(*importer.made()["operator.key_issued"]), by=SYSTEM_AUTHOR)
+    after = reader.read(lines)
+    service.close()
+
+    assert [None] == [refused for _, _, refused in before.lines]
+    assert [True] == [isinstance(refused, NotAuthenticated) for _, _, refused in after.lines]
+
+
+@on_each_store
 def test_a_refused_line_is_told_with_its_number_and_the_rest_goes_on(importer: Importer) -> None:
     """Lines are numbered as in the file, blank ones included; one that is refused exits with 1."""
     path = importer.file([register(1), "", "{", {**register(2), "path": "/v1/none"}, register(3)])
@@ -170,5 +321,5 @@ def test_what_cannot_be_imported_at_all_records_nothing(importer: Importer) -> N
 
     assert 0 not in (missing[0], unknown[0])
     assert "is no file" in missing[2]
-    assert "not_authenticated" in unknown[2]
+    assert "no operator has the key" in unknown[2]
     assert [] == importer.users()

@@ -214,7 +214,7 @@ async def _answers(request: Request, by: Author) -> AsyncGenerator[bytes, None]:
             answers = []
             for number, asked in group.lines:
                 if isinstance(asked, LedgerError):
-                    answers.append(_written(number, _refusal(asked)))
+                    answers.append(_written(number, refusal(asked)))
                 else:
                     told = await _told(request, number, asked[0], next(outcomes), minimal=minimal)
                     answers.append(_written(number, told))
@@ -238,7 +238,7 @@ async def _read(request: Request, by: Author, groups: asyncio.Queue[_Group | Non
                 group.lines.append((number, text))
             elif text:
                 assert caller is not None
-                group.lines.append((number, _asked(request, caller, text)))
+                group.lines.append((number, asked_by(request, caller, text)))
             if group.lines and (text is None or len(group.lines) >= COMMANDS_TOGETHER_MAX):
                 await groups.put(_begun(service, by, group))
                 group = _Group([])
@@ -305,7 +305,7 @@ def _caller_of(service: Service, key: bytes) -> Caller | LedgerError:
         return error
 
 
-def _asked(
+def asked_by(
     request: Request, caller: Caller | LedgerError, text: bytes
 ) -> LedgerError | tuple[Command, Once | None]:
     """Return what a line asks for, or why it is refused before its turn."""
@@ -354,7 +354,13 @@ def _written(number: int, told: Mapping[str, object]) -> bytes:
     return orjson.dumps({"line": number, **told}, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _refusal(error: LedgerError) -> dict[str, object]:
+def receipt(done: Done) -> dict[str, object]:
+    """Return the shorter answer of a line that is recorded."""
+    return {"status": status_of_done(done), **receipt_of(done)}
+
+
+def refusal(error: LedgerError) -> dict[str, object]:
+    """Return the answer of a line that is refused."""
     document = document_of(error)
     return {"status": document["status"], "problem": document}
 
@@ -378,11 +384,11 @@ async def _told(
             # Another process may have recorded it: it binds here, too, before it is answered here.
             await service_of(request).feed.wait_for(done.recorded.position)
         if minimal:
-            return {"status": status_of_done(done), **receipt_of(done)}
+            return receipt(done)
         leaf_hash = leaf_hash or await kept_leaf(service_of(request), done)
     except LedgerError as error:
-        return _refusal(error)
+        return refusal(error)
     except Exception:
         log.exception("line %d of batch %s failed", number, request.state.request_id)
-        return _refusal(internal_error())
+        return refusal(internal_error())
     return {"status": status_of_done(done), **answer_of(done, leaf_hash)}

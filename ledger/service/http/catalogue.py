@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Path, Request
@@ -147,13 +148,12 @@ def publish(request: Request, id: NamePath, body: PolicyRequest) -> Command:
     """Publish version n+1; 200 with the newest version when it says the same already."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.publish(
+        partial(
+            ledger.publish,
             id,
             title=body.title,
             clauses=body.clauses,
             effective_at=body.effective_at,
-            by=by,
-            once=once,
         ),
     )
 
@@ -236,8 +236,8 @@ def list_resource(request: Request, body: ResourceRequest) -> Command:
     """Put a resource into the catalogue, or replace its entry."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.list_resource(
-            body.resource, properties=body.properties, actions=body.actions, by=by, once=once
+        partial(
+            ledger.list_resource, body.resource, properties=body.properties, actions=body.actions
         ),
     )
 
@@ -281,7 +281,7 @@ def define_group(request: Request, id: NamePath, body: GroupRequest) -> Command:
     """Set a group's members; suspensions that name it cover them from now on."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.define_group(id, resources=body.resources, by=by, once=once),
+        partial(ledger.define_group, id, resources=body.resources),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
@@ -217,7 +218,8 @@ def record_violation(request: Request, body: ViolationRequest) -> Command:
     """Record that a subject broke a clause. It stands until an approver overturns it."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.record_violation(
+        partial(
+            ledger.record_violation,
             body.subject,
             policy=body.policy,
             clause=body.clause,
@@ -227,8 +229,6 @@ def record_violation(request: Request, body: ViolationRequest) -> Command:
             details=body.details,
             evidence=body.evidence,
             resources=body.resources,
-            by=by,
-            once=once,
         ),
         subjects=[body.subject],
     )
@@ -244,7 +244,7 @@ def record_violation(request: Request, body: ViolationRequest) -> Command:
 def overturn(request: Request, id: IdPath, body: OverturnRequest) -> Command:
     """Undo a violation. Suspensions that rest on overturned violations only end with it."""
     ledger = service_of(request).ledger
-    return Command(lambda by, once: ledger.overturn(id, reason=body.reason, by=by, once=once))
+    return Command(partial(ledger.overturn, id, reason=body.reason))
 
 
 @routes.post(
@@ -258,9 +258,7 @@ def warn(request: Request, body: WarningRequest) -> Command:
     """Warn a subject; nothing is refused by it."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.warn(
-            body.subject, grounds=body.grounds, reason=body.reason, by=by, once=once
-        ),
+        partial(ledger.warn, body.subject, grounds=body.grounds, reason=body.reason),
         subjects=[body.subject],
     )
 

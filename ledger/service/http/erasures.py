@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -115,7 +116,7 @@ def request_erasure(request: Request, body: ErasureRequest) -> Command:
     """Ask for an erasure. Nothing is erased until an approver confirms it."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.request_erasure(body.subject, reason=body.reason, by=by, once=once),
+        partial(ledger.request_erasure, body.subject, reason=body.reason),
         subjects=[body.subject],
     )
 
@@ -136,7 +137,7 @@ def confirm_erasure(request: Request, id: IdPath) -> Command:
     """
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.confirm_erasure(id, by=by, once=once),
+        partial(ledger.confirm_erasure, id),
         afterwards=ledger.shred,
     )
 
@@ -194,7 +195,7 @@ def place_hold(request: Request, body: HoldRequest) -> Command:
     """Forbid every erasure of the subject while the hold stands. Holds add up."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.place_hold(body.subject, reason=body.reason, by=by, once=once),
+        partial(ledger.place_hold, body.subject, reason=body.reason),
         subjects=[body.subject],
     )
 
@@ -209,7 +210,7 @@ def place_hold(request: Request, body: HoldRequest) -> Command:
 def lift_hold(request: Request, id: IdPath) -> Command:
     """Lift one hold; others on the subject stay. It takes no body."""
     ledger = service_of(request).ledger
-    return Command(lambda by, once: ledger.lift_hold(id, by=by, once=once))
+    return Command(partial(ledger.lift_hold, id))
 
 
 @routes.get(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
@@ -73,7 +75,7 @@ class OperatorView(BaseModel):
 def enroll(request: Request, body: OperatorRequest) -> Command:
     """Let an operator act in one role; for one that is enrolled, change its role."""
     ledger = service_of(request).ledger
-    return Command(lambda by, once: ledger.enroll(body.id, role=body.role, by=by, once=once))
+    return Command(partial(ledger.enroll, body.id, role=body.role))
 
 
 @routes.post(
@@ -87,9 +89,7 @@ def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Command:
     """Issue one more key. It is shown in this answer only; the ledger keeps its SHA-256."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.issue_key(
-            id, expires_at=body.expires_at, label=body.label, by=by, once=once
-        ),
+        partial(ledger.issue_key, id, expires_at=body.expires_at, label=body.label),
     )
 
 
@@ -103,7 +103,7 @@ def issue_key(request: Request, id: IdPath, body: KeyRequest) -> Command:
 def revoke_key(request: Request, id: IdPath) -> Command:
     """Refuse a key from now on, in every process within a second."""
     ledger = service_of(request).ledger
-    return Command(lambda by, once: ledger.revoke_key(id, by=by, once=once))
+    return Command(partial(ledger.revoke_key, id))
 
 
 @routes.get(

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
@@ -536,10 +537,12 @@ def answer(
 class Command:
     """What a request asks to be recorded, in its form and not yet decided.
 
-    ``afterwards`` is called after the commit and before the answer, repeated commands included.
+    ``run`` is a method of ``Ledger`` with its values; ``by`` and ``once`` are still to come.
+    ``afterwards``, another one, is called after the commit and before the answer, repeated commands
+    included.
     """
 
-    run: Callable[[Author, Once | None], Done]
+    run: partial[Done]
     afterwards: Callable[[], object] | None = None
     subjects: Sequence[Subject] = ()
     """Whose records the decision will look at, as far as the request says it."""
@@ -591,7 +594,7 @@ def begin(
 
     def running(command: Command, once: Once | None) -> Callable[[], tuple[Done, bytes | None]]:
         def run() -> tuple[Done, bytes | None]:
-            done = command.run(by, once)
+            done = command.run(by=by, once=once)
             return done, service.recorder.leaf_appended(done.recorded.position)
 
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from eventsourcing.persistence import Cursor
@@ -108,9 +109,7 @@ def register(request: Request, body: RegistrationRequest) -> Command:
     """Make a subject known before any other fact about it, or replace its properties."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.register(
-            body.subject, properties=body.properties, by=by, once=once
-        ),
+        partial(ledger.register, body.subject, properties=body.properties),
         subjects=[body.subject],
     )
 
@@ -126,7 +125,7 @@ def link(request: Request, body: LinkRequest) -> Command:
     """From now on, what is refused to the parent is refused to the subject."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.link(body.subject, parent=body.parent, by=by, once=once),
+        partial(ledger.link, body.subject, parent=body.parent),
         subjects=[body.subject, body.parent],
     )
 
@@ -142,7 +141,7 @@ def unlink(request: Request, body: LinkRequest) -> Command:
     """From now on, the two stand separately. The link stays in the record of the past."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.unlink(body.subject, parent=body.parent, by=by, once=once),
+        partial(ledger.unlink, body.subject, parent=body.parent),
         subjects=[body.subject, body.parent],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
@@ -261,7 +262,8 @@ def suspend(request: Request, body: SuspensionRequest) -> Command:
     """Refuse a scope to a subject and all below it. It binds when this is answered."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.suspend(
+        partial(
+            ledger.suspend,
             body.subject,
             scope=body.scope,
             duration=body.duration,
@@ -274,8 +276,6 @@ def suspend(request: Request, body: SuspensionRequest) -> Command:
             note=body.note,
             reinstatement=body.reinstatement,
             disclosure=body.disclosure,
-            by=by,
-            once=once,
         ),
         subjects=[body.subject],
     )
@@ -292,14 +292,13 @@ def revise(request: Request, id: IdPath, body: RevisionRequest) -> Command:
     """Extend or shorten a suspension that is scheduled or in force."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.revise(
+        partial(
+            ledger.revise,
             id,
             duration=body.duration,
             ends_at=body.ends_at,
             indefinite=body.indefinite,
             reason=body.reason,
-            by=by,
-            once=once,
         ),
     )
 
@@ -314,7 +313,7 @@ def revise(request: Request, id: IdPath, body: RevisionRequest) -> Command:
 def cancel(request: Request, id: IdPath, body: CancellationRequest) -> Command:
     """Take back a suspension that has not begun."""
     ledger = service_of(request).ledger
-    return Command(lambda by, once: ledger.cancel(id, reason=body.reason, by=by, once=once))
+    return Command(partial(ledger.cancel, id, reason=body.reason))
 
 
 @routes.post(
@@ -328,13 +327,12 @@ def reinstate(request: Request, body: ReinstatementRequest) -> Command:
     """End one suspension; others of the same subject stay as they are."""
     ledger = service_of(request).ledger
     return Command(
-        lambda by, once: ledger.reinstate(
+        partial(
+            ledger.reinstate,
             body.suspension,
             cause=body.cause,
             reason=body.reason,
             effective_at=body.effective_at,
-            by=by,
-            once=once,
         ),
     )
 

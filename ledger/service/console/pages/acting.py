@@ -139,7 +139,7 @@ async def take(request: Request, form: Form) -> Response:
 
 
 def _rehearse(request: Request, command: Command, by: Author, once: Once) -> Rehearsed:
-    return service_of(request).ledger.rehearse(lambda: command.run(by, once))
+    return service_of(request).ledger.rehearse(lambda: command.run(by=by, once=once))
 
 
 def _to_recorded(done: Done) -> Response:
