@@ -300,7 +300,7 @@ def test_a_checkpoint_with_any_byte_changed_is_none_that_the_log_signed(copy: Co
         assert [(Kind.CHECKPOINT, None, None)] == copy.found
     copy.sql("UPDATE log_checkpoints SET note = ? WHERE size = 200", values=(note,))
     assert [] == copy.found
-    copy.anchor.write_bytes(note[:-9] + b"A" + note[-8:])
+    copy.anchor.write_bytes(note[:-9] + (b"B" if note[-9:-8] == b"A" else b"A") + note[-8:])
     assert [(Kind.CHECKPOINT, None, None)] == copy.found
 
 
