@@ -60,6 +60,7 @@ OCCURRED_AHEAD_MAX: Final = timedelta(minutes=5)  # how far a reporter's clock m
 LINK_DEPTH_MAX: Final = 8  # links one above the other: person, team, company and some
 PARENTS_MAX: Final = 32  # parents of one subject: each check looks at all of them
 INSTANTS_REMEMBERED: Final = 256  # texts of instants: those of the facts that are being recorded
+DURATIONS_REMEMBERED: Final = 1_000  # read before: more than anybody uses, in little memory
 
 _TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z", re.ASCII)
 _RFC3339 = re.compile(
@@ -346,12 +347,18 @@ def end_after(start: datetime, length: str) -> datetime:
     9999.
     """
     try:
-        delta = ItemizedDelta.parse_iso(length)
+        delta = _parsed_duration(length)
         return ZonedDateTime(start.astimezone(_UTC_ZONE)).add(delta).to_stdlib().astimezone(UTC)
     except ValueError as error:
         raise EndTooFar(
             f"{length} after {format_instant(start)} is beyond the calendar", field="/duration"
         ) from error
+
+
+@lru_cache(DURATIONS_REMEMBERED)
+def _parsed_duration(length: str) -> ItemizedDelta:
+    """Most suspensions have one of a few lengths, and to read one takes as long as to add it."""
+    return ItemizedDelta.parse_iso(length)
 
 
 def microseconds(instant: datetime) -> int:

@@ -27,6 +27,8 @@ from ledger.store.recorder import LOCK_TIMEOUT_S, SCHEMA_VERSION
 
 POLL_INTERVAL_S: Final = 0.01  # two are less than half of the promise; a PRAGMA costs little
 ROWS_IN_A_STATEMENT: Final = 64  # more gain nothing
+ROWS_APART: Final = 8  # so that there are 15 statements of many rows for each one of a single row
+STATEMENTS_KEPT: Final = 512  # prepared for a connection: those 15 for each table, and the others
 _ROW: Final = re.compile(r"VALUES (\([^()]*\))")
 WAL_RETRY_S: Final = 0.01  # between two tries to switch a new file to WAL mode
 
@@ -237,6 +239,7 @@ class LedgerDatastore(SQLiteDatastore):
                 isolation_level=None,
                 check_same_thread=False,
                 timeout=self.lock_timeout_s,
+                cached_statements=STATEMENTS_KEPT,
             )
             mode = self._in_wal_mode(connection)
         except sqlite3.DatabaseError as error:
@@ -323,7 +326,8 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) 
         return
     done = 0
     while done < len(rows):
-        count = min(ROWS_IN_A_STATEMENT, 1 << (len(rows) - done).bit_length() - 1)
+        left = len(rows) - done
+        count = min(ROWS_IN_A_STATEMENT, left - left % ROWS_APART or left)
         values = list(chain.from_iterable(rows[done : done + count]))
         connection.execute(_of_many_rows(statement, count), values)
         done += count

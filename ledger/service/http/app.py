@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -49,7 +48,7 @@ from ledger.service.http import (
 from ledger.service.http import (
     status as status_routes,
 )
-from ledger.service.http.authzen import REQUEST_ID, AccessApp, DecisionPoint
+from ledger.service.http.authzen import REQUEST_ID, AccessApp, DecisionPoint, new_request_id
 from ledger.service.http.drain import Drain
 from ledger.service.http.live import Live
 from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
@@ -210,7 +209,7 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), None)
-        request_id: bytes = given if given is not None else uuid.uuid4().hex.encode()
+        request_id: bytes = given if given is not None else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id.decode("latin-1")
         begun, status = False, 0
         started = time.perf_counter()
