@@ -28,7 +28,7 @@ from benchmarks.bench_group_commit import LINES, lines, publish
 from benchmarks.server import cpu_seconds, environment, keys_of, new_ledger, serving
 from ledger import application
 from ledger.domain.values import format_instant
-from ledger.service import importing, write_process
+from ledger.service import importing, recording
 from ledger.service.http import batch, route
 from ledger.service.settings import Settings
 from ledger.service.wiring import build
@@ -197,13 +197,13 @@ def split(path: Path) -> None:
         ("leaf", LogRows, "append"),
         ("hold rows", held.HeldInserts, "takes"),
         ("send rows", held.HeldInserts, "_send_rows"),
-        ("answer", write_process, "_answer"),
+        ("answer", recording, "_answer"),
         *(
             ("project", projection, "apply")
             for projection in (AccessRows, ConductRows, OperatorRows, ErasureRows, ReportRows)
         ),
         ("project the trail", TrailRows, "apply"),
-        ("rest of a transaction, the commit included", write_process, "run"),
+        ("rest of a transaction, the commit included", recording, "run"),
     )
     for each in watched:
         steps.watch(*each)
@@ -223,7 +223,7 @@ def recorded_alone(path: Path) -> tuple[int, float]:
         begun = time.thread_time()
         for part in importing.parts_of(path):
             group = reader.read(part)
-            count += len(write_process.run(service.ledger, group.packed))
+            count += len(recording.run(service.ledger, group.packed))
         return count, time.thread_time() - begun
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import Progress
@@ -14,6 +15,9 @@ from ledger.domain.errors import InvalidValue, TamperDetected
 from ledger.service.cli_reading import KeyFile, key_needed
 from ledger.service.opening import existing, require_database, settings_given
 from ledger.service.terminal import AsJson, err, out, print_json
+
+if TYPE_CHECKING:
+    from ledger.service.importing import Imported
 
 REFUSALS_SHOWN_MAX: Final = 20  # a person reads some, and the first is the one that matters
 
@@ -31,11 +35,6 @@ def import_(
 
     Without --url they are recorded in the database of the settings.
     """
-    import asyncio
-
-    from ledger.service.importing import import_here, import_to
-    from ledger.service.wiring import build
-
     if not file.is_file():
         raise InvalidValue(f"{file} is no file")
     key = key_needed(key_file, "who records them")
@@ -45,12 +44,7 @@ def import_(
         def advance(done: int) -> None:
             bar.update(task, advance=done)
 
-        if url is not None:
-            imported = asyncio.run(import_to(url, key, file, progress=advance))
-        else:
-            settings = settings_given()
-            require_database(settings)
-            imported = import_here(build(settings), key, file, progress=advance)
+        imported = _sent(url, key, file, advance) if url else _recorded(key, file, advance)
     if as_json:
         print_json(asdict(imported))
     else:
@@ -63,6 +57,29 @@ def import_(
         )
     if imported.refused_count:
         raise typer.Exit(1)
+
+
+def _sent(url: str, key: str, file: Path, advance: Callable[[int], None]) -> Imported:
+    """Import a file by a service."""
+    import asyncio
+
+    from ledger.service.importing import import_to
+
+    return asyncio.run(import_to(url, key, file, progress=advance))
+
+
+def _recorded(key: str, file: Path, advance: Callable[[int], None]) -> Imported:
+    """Import a file into the database of the settings."""
+    from ledger.service.write_process import WriteProcess
+
+    settings = settings_given()
+    require_database(settings)
+    with closing(WriteProcess(settings)) as writing:
+        # Only now, while that process loads what it needs.
+        from ledger.service.importing import import_here
+        from ledger.service.wiring import build
+
+        return import_here(build(settings), writing, key, file, progress=advance)
 
 
 @moving.command()

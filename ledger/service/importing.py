@@ -27,8 +27,9 @@ from ledger.domain.events import Author
 from ledger.service.http.app import create_app
 from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, MEDIA_TYPE, asked_by, refusal
 from ledger.service.http.problems import NotAuthenticated
+from ledger.service.recording import packed
 from ledger.service.wiring import Service
-from ledger.service.write_process import Answer, WriteProcess, packed
+from ledger.service.write_process import Answer, WriteProcess
 from projections.operators import Caller, Keyring
 
 # Over HTTP this client sends all of a request before it takes the first answer, so lines are so few
@@ -114,27 +115,29 @@ async def _send(client: httpx.AsyncClient, part: Part, imported: Imported) -> in
 # --- by this process and another ------------------------------------------------------------------
 
 
-def import_here(service: Service, key: str, path: Path, *, progress: Progress) -> Imported:
+def import_here(
+    service: Service, writing: WriteProcess, key: str, path: Path, *, progress: Progress
+) -> Imported:
     """Record every line of a file in the database of a service that is built and not started.
 
-    While one group of lines is recorded by another process, the next is read here, and what is
+    While one group of lines is recorded by the other process, the next is read here, and what is
     recorded is signed here. Raises ``InvalidValue`` when the key counts for nothing, and
     ``Unavailable`` when the other process has ended.
     """
     imported = Imported()
     under_way: _Group | None = None
-    with service.signing(), closing(WriteProcess(service.settings, service.recorder.store)) as own:
+    with service.signing(), closing(writing):
         reader = Reader(service, key)
         for part in parts_of(path):
             group = reader.read(part)
             service.signer.require_verified()
-            done = None if under_way is None else (under_way, own.answers())
-            own.begin(group.packed)
+            done = None if under_way is None else (under_way, writing.answers())
+            writing.begin(group.packed, service.recorder.store.turn)
             under_way = group
             if done is not None:
                 progress(done[0].take(done[1], imported))
         if under_way is not None:
-            progress(under_way.take(own.answers(), imported))
+            progress(under_way.take(writing.answers(), imported))
     return imported
 
 
@@ -149,8 +152,12 @@ class _Group:
         """Count the answers; return how long the lines are."""
         coming = iter(answers)
         size = 0
-        for number, length, error in self.lines:
-            imported.take(number, next(coming) if error is None else refusal(error))
+        for number, length, refused in self.lines:
+            found = refused or next(coming)
+            if isinstance(found, LedgerError):
+                imported.take(number, refusal(found))
+            else:
+                imported.take(number, {"position": found})
             size += length
         return size
 
