@@ -56,7 +56,9 @@ _IN_TRANSACTION: Final = TransactionStatus.INTRANS
 _Form: TypeAlias = Callable[[Sequence[Any]], str]
 
 _PLAIN_INSERT: Final = re.compile(
-    r"INSERT INTO (?P<table>[\w.]+) ?(?P<columns>\([^)]*\))? VALUES \(\?(?:, \?)*\)"
+    r"INSERT INTO (?P<table>[\w.]+) ?(?:\((?P<columns>[^)]*)\) )?"
+    r"VALUES \((?P<values>(?:\?|NULL|\d+)(?:, (?:\?|NULL|\d+))*)\)"
+    r"(?P<conflict> ON CONFLICT \(\w+\) DO NOTHING)?"
 )
 _PLACES: Final = re.compile(r"'[^']*'|\?|%")
 
@@ -556,12 +558,19 @@ def _of_arrays(cursor: psycopg.Cursor[Row], insert: re.Match[str]) -> tuple[str,
         (insert["table"],),
     )
     types = dict(map(tuple, cursor.fetchall()))
-    names = insert["columns"].strip("()").split(", ") if insert["columns"] else list(types)
-    arrays = ", ".join(f"%s::{types[name]}[]" for name in names)
-    return (
-        f"INSERT INTO {insert['table']} ({', '.join(names)}) SELECT * FROM unnest({arrays})",
-        [_array_of_bytes if types[name] == "bytea" else _array for name in names],
+    columns = insert["columns"].split(", ") if insert["columns"] else list(types)
+    values = insert["values"].split(", ")
+    given = [name for name, value in zip(columns, values, strict=True) if value == "?"]
+    arrays = ", ".join(f"%s::{types[name]}[]" for name in given)
+    selected = ", ".join(
+        value.replace("?", name) for name, value in zip(columns, values, strict=True)
     )
+    many = (
+        f"INSERT INTO {insert['table']} ({', '.join(columns)}) "
+        f"SELECT {selected} FROM unnest({arrays}) AS given ({', '.join(given)})"
+        f"{insert['conflict'] or ''}"
+    )
+    return many, [_array_of_bytes if types[name] == "bytea" else _array for name in given]
 
 
 def _array_of_bytes(values: Sequence[bytes | None]) -> str:

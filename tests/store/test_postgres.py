@@ -166,6 +166,30 @@ class TestPostgresRecorder(RecorderContract):
         assert (count - 1,) == read
         assert [row[1] for row in rows] == stored
 
+    def test_rows_that_are_held_are_stored_as_each_alone_would_be(
+        self, path: str, recorder: LedgerRecorder
+    ) -> None:
+        """Whatever is in them, with constants among them, and where some are there already."""
+        texts = ["", "NULL", "a,b", '{"a": "b"}', "\\", '\\"', "é \u2028", "\t\n\r\x1f\x7f", None]
+        rows = [
+            (number, text, None if number % 2 else bytes([number, 0, 92, 34, 255]))
+            for number, text in enumerate(texts)
+        ]
+        insert = "INSERT INTO odd VALUES (?, ?, NULL, ?, 7) ON CONFLICT (id) DO NOTHING"
+        with connected(path) as run:
+            run("CREATE TABLE odd (id bigint PRIMARY KEY, t text, none text, b bytea, n bigint)")
+        store = recorder.store
+
+        with store.transaction(commit=True) as c:
+            c.execute(insert, rows[0])
+            with store.holding() as holding:
+                _each(holding, insert, [*rows, *rows])
+        with connected(path) as run:
+            stored = run("SELECT id, t, b FROM odd WHERE none IS NULL AND n = 7 ORDER BY id")
+            run("DROP TABLE odd")
+
+        assert rows == stored
+
     def test_a_store_of_a_newer_version_is_refused_and_left_alone(
         self, path: str, clock: SetClock, recorder: LedgerRecorder
     ) -> None:
