@@ -1,7 +1,7 @@
 """What does it cost to import an event, and at which step?
 
 Rates say little where others compute on the same cores, so it is the processor time that is told:
-of one process that imports into a database itself, and of a client and the service it sends to.
+of the two processes that import into a database, and of a client and the service it sends to.
 The peer is in ``bench_group_commit``: bare inserts into the same engine.
 
 Registrations and violations are each about another user. The mix is what a history looks like: of
@@ -84,8 +84,8 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         begun, begun_cpu, _ = run_import(files["one"], variables)
         took, cpu, _ = run_import(files["own"], variables)
         print(
-            f"{store}, {kind}, in one process: {count / (took - begun):7.0f} events/s, "
-            f"{(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
+            f"{store}, {kind}, by the command: {count / (took - begun):7.0f} events/s after a start "
+            f"of {begun:.1f} s, {(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
         )
         with serving(database, workers=1, core=None, program=SERVICE, **settings) as (url, _, pid):
             run_import(files["one"], variables, "--url", url)

@@ -55,7 +55,7 @@ class HoldingCursor(SQLiteCursor):
 
     def execute(self, statement: str | bytes, params: Any = ()) -> None:
         """Hold an insert back, or execute a statement after what it may read."""
-        statement = str(statement)
+        assert isinstance(statement, str)
         if not self._held.takes(statement, params):
             self.sqlite_cursor.execute(statement, params)
 
