@@ -84,8 +84,8 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         begun, begun_cpu, _ = run_import(files["one"], variables)
         took, cpu, _ = run_import(files["own"], variables)
         print(
-            f"{store}, {kind}, by the command: {count / (took - begun):7.0f} events/s after a start "
-            f"of {begun:.1f} s, {(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
+            f"{store}, {kind}, by the command: {count / (took - begun):7.0f} events/s after "
+            f"{begun:.1f} s of starting, {(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
         )
         with serving(database, workers=1, core=None, program=SERVICE, **settings) as (url, _, pid):
             run_import(files["one"], variables, "--url", url)
