@@ -58,6 +58,18 @@ class Importer:
             env={**os.environ, **self.environment, "LEDGER_API_KEY": key or self.key},
         )
 
+    def underway(self, path: Path) -> subprocess.Popen[str]:
+        """Begin to import a file; return when some of it is recorded."""
+        importing = self.begin(path)
+        assert importing.stderr is not None
+        service = self.opened()
+        begun = service.recorder.position
+        while service.recorder.position == begun:  # by itself it ends only when all is recorded
+            assert importing.poll() is None
+            select.select([importing.stderr], [], [], 0.01)
+        service.close()
+        return importing
+
     def run(self, path: Path, *options: str, key: str | None = None) -> tuple[int, str, str]:
         """Import a file; return the exit code and what was printed."""
         importing = self.begin(path, *options, key=key)
@@ -140,14 +152,7 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(importer: Importer) 
     """Killed in the middle and run again, a file is recorded once and in its order."""
     count = 8 * IMPORT_LINES_MAX
     path = importer.file([register(number) for number in range(count)])
-    importing = importer.begin(path)
-    assert importing.stderr is not None
-    service = importer.opened()
-    begun = service.recorder.position
-    while service.recorder.position == begun:  # by itself it ends only when all is recorded
-        assert importing.poll() is None
-        select.select([importing.stderr], [], [], 0.01)
-    service.close()
+    importing = importer.underway(path)
     importing.send_signal(signal.SIGKILL)
     importing.communicate(timeout=WAIT_S)
     before = importer.users()
@@ -167,14 +172,7 @@ def test_an_import_whose_recording_process_ends_says_so_and_goes_on_later(
     """What was committed is recorded; run again, the file is recorded once and in its order."""
     count = 8 * IMPORT_LINES_MAX
     path = importer.file([register(number) for number in range(count)])
-    importing = importer.begin(path)
-    assert importing.stderr is not None
-    service = importer.opened()
-    begun = service.recorder.position
-    while service.recorder.position == begun:
-        assert importing.poll() is None
-        select.select([importing.stderr], [], [], 0.01)
-    service.close()
+    importing = importer.underway(path)
     os.kill(recording_process_of(importing.pid), signal.SIGKILL)
     err = importing.communicate(timeout=WAIT_S)[1]
     before = importer.users()
