@@ -88,7 +88,7 @@ def append(
             state = encode(Draft(event, authors[number % len(authors)]))
             row = (number, event.stream, version, event.TYPE, at, state)
             c.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
-            service.log.append(c, *row)
+            service.log.append(c, *row, appended={})
     rebuild(service.recorder, repair=True)
 
 

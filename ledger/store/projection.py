@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from eventsourcing.persistence import Cursor
@@ -43,8 +43,13 @@ class Log(Protocol):
         type_: str,
         recorded_at: str,
         state: bytes,
+        *,
+        appended: Mapping[int, bytes],
     ) -> bytes:
-        """Write the leaf of an event from its columns, exactly as they are stored; return it."""
+        """Write the leaf of an event from its columns, exactly as they are stored; return it.
+
+        ``appended`` are the leaves that this transaction wrote before, by position.
+        """
 
     def leaf_hashes(self, c: Cursor, start: int, count: int) -> list[bytes]:
         """Return the leaf hashes from index ``start``, at most ``count`` of them."""

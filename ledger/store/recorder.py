@@ -405,7 +405,7 @@ class LedgerRecorder(ApplicationRecorder):
             raise OperationalError(error) from error
         self._traces.append((_EVENT_IS_THERE, row))
         if self.log is not None:
-            self._leaves[position] = self.log.append(c, *row)
+            self._leaves[position] = self.log.append(c, *row, appended=self._leaves)
         self._head, self._next_row = (position, at), row
         return position
 

@@ -15,7 +15,7 @@ Rows are appended, and never changed, replaced or deleted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, TypeVar
 
 from eventsourcing.persistence import Cursor
@@ -84,17 +84,25 @@ class LogRows:
         type_: str,
         recorded_at: str,
         state: bytes,
+        *,
+        appended: Mapping[int, bytes],
     ) -> bytes:
         """Add the leaf of an event, and the hash of each tile that it fills; return the leaf.
 
         Belongs into the transaction that inserts the event, with the columns as they are stored.
+        ``appended`` are the leaves that this transaction added before, by position: a tile that it
+        filled alone is not read.
         """
         leaf = leaf_hash(entry_of(position, stream, version, type_, recorded_at, state))
         c.execute(_ADD_HASH, (0, position - 1, leaf))
         level, index = 0, position
         while index % TILE_WIDTH == 0:
             level, index = level + 1, index // TILE_WIDTH
-            full = self._hashes(c, level - 1, (index - 1) * TILE_WIDTH, TILE_WIDTH)
+            first = position - TILE_WIDTH + 1
+            if level == 1 and all(each in appended for each in range(first, position)):
+                full = [*(appended[each] for each in range(first, position)), leaf]
+            else:
+                full = self._hashes(c, level - 1, (index - 1) * TILE_WIDTH, TILE_WIDTH)
             c.execute(_ADD_HASH, (level, index - 1, root(full)))
         return leaf
 

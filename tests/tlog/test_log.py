@@ -183,7 +183,7 @@ def test_an_event_without_its_leaf_is_not_recorded(path: Path, clock: SetClock) 
     class Full(LogRows):
         """A log that has no room left."""
 
-        def append(self, *_: Any) -> bytes:
+        def append(self, *_: Any, **__: Any) -> bytes:
             """Refuse."""
             raise sqlite3.OperationalError("database or disk is full")
 
