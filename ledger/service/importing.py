@@ -20,12 +20,13 @@ from uuid import uuid4
 
 import httpx
 import orjson
+from starlette.applications import Starlette
 from starlette.requests import Request
 
 from ledger.domain.errors import InvalidValue, LedgerError, Unavailable
 from ledger.domain.events import Author
-from ledger.service.http.app import create_app
 from ledger.service.http.batch import BATCH_LINE_BYTES_MAX, MEDIA_TYPE, asked_by, refusal
+from ledger.service.http.commands import commands
 from ledger.service.http.problems import NotAuthenticated
 from ledger.service.recording import packed
 from ledger.service.wiring import Service
@@ -170,7 +171,9 @@ class Reader:
         self._key = key.encode()
         self._looked = -KEY_LOOK_S
         self._keyring = Keyring()
-        self._request = Request({"type": "http", "app": create_app(service).api, "headers": []})
+        app = Starlette()
+        app.state.service, app.state.commands = service, commands()
+        self._request = Request({"type": "http", "app": app, "headers": []})
         caller = self._caller()
         if caller is None:
             raise InvalidValue("no operator has the key that is given, or it is revoked or expired")

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from ledger.service.http.app import create_app
+from ledger.service.http.commands import commands
 from ledger.service.http.one_write import TRANSPORT_KEY, in_one_write
 from ledger.service.http.route import CommandsByPath, LedgerRoute
 from tests.service.conftest import Running, serving
@@ -99,15 +100,31 @@ def test_what_is_no_such_command_is_left_to_fastapi(
 def test_every_command_without_a_parameter_is_found(shared: Running) -> None:
     """None takes the way through the list of all routes, and no list of facts takes the other."""
     front = create_app(shared.service)
-    commands = CommandsByPath(front.api)
+    by_path = CommandsByPath(front.api)
     for route in front.api.routes:
         if isinstance(route, LedgerRoute):
             for method in route.methods or ():
                 asked = {"type": "http", "method": method, "path": route.path, "root_path": ""}
                 plain = route.is_command and "{" not in route.path
-                assert plain is commands.has(asked), asked
-                assert not commands.has({**asked, "root_path": "/below"})
-    assert not commands.has({"type": "lifespan"})
+                assert plain is by_path.has(asked), asked
+                assert not by_path.has({**asked, "root_path": "/below"})
+    assert not by_path.has({"type": "lifespan"})
+
+
+def test_a_line_of_a_batch_may_name_every_command(shared: Running) -> None:
+    """Whichever part of the interface it belongs to, in a service and in an import."""
+    front = create_app(shared.service)
+    served = {
+        (method, route.path)
+        for route in front.api.routes
+        if isinstance(route, LedgerRoute) and route.is_command
+        for method in route.methods or ()
+    }
+
+    named = {(method, commands().find(method, path)[0].path) for method, path in served}
+
+    assert served
+    assert served == named
 
 
 def test_commands_that_arrive_together_are_answered_in_order(shared: Running) -> None:

@@ -49,6 +49,7 @@ from ledger.service.http import (
     status as status_routes,
 )
 from ledger.service.http.authzen import REQUEST_ID, AccessApp, DecisionPoint, new_request_id
+from ledger.service.http.commands import commands
 from ledger.service.http.drain import Drain
 from ledger.service.http.live import Live
 from ledger.service.http.metrics import VERSION, MetricsApp, Monitor
@@ -151,7 +152,7 @@ def create_app(service: Service) -> Front:
     app.state.openid = OpenId.of(service.settings)
     app.state.console_routes = console_routes()
     app.router.routes.extend(app.state.console_routes)
-    app.state.commands = batch.Commands(app.state.routes)
+    app.state.commands = commands()
     app.add_exception_handler(LedgerError, on_ledger_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
