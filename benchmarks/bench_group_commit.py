@@ -97,9 +97,9 @@ def publish(database: Path, settings: dict[str, str], admin: str) -> None:
         httpx.put(f"{url}/v1/policies/use", json=body, headers=headers).raise_for_status()
 
 
-def lines(kind: str, occurred_at: str) -> Iterator[dict[str, Any]]:
+def lines(kind: str, occurred_at: str, count: int = LINES) -> Iterator[dict[str, Any]]:
     """Make batch lines, each about another user."""
-    for number in range(LINES):
+    for number in range(count):
         body: dict[str, Any] = {"subject": {"type": "user", "id": f"{kind}-{number}"}}
         if kind == "registrations":
             yield {"method": "PUT", "path": "/v1/subjects", "body": body}

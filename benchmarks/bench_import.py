@@ -43,6 +43,7 @@ from projections.trail import TrailRows
 from tests.postgres import Server, fresh_database
 
 KINDS: Final = ("registrations", "violations", "mix")
+LONG: Final = 5 * LINES  # of a file that the command imports, so that its end matters less
 SERVICE: Final = ("-m", "ledger")
 SPLIT: Final = "split"  # the argument with which this file measures one import step by step
 
@@ -76,7 +77,8 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         files = {name: folder / f"{kind}-{name}.ndjson" for name in ("own", "sent", SPLIT, "one")}
         now = format_instant(datetime.now(UTC))
         for name, path in files.items():
-            made = mixed(now) if kind == "mix" else lines(kind, now)
+            many = LONG if name == "own" else LINES
+            made = mixed(now, many) if kind == "mix" else lines(kind, now, many)
             told = [{**line, "body": _renamed(line["body"], f"{kind}-{name}")} for line in made]
             told = told[:1] if name == "one" else told
             path.write_text("".join(f"{json.dumps(line)}\n" for line in told))
@@ -94,9 +96,9 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
             took, cpu, _ = run_import(files["sent"], variables, "--url", url)
             served = cpu_seconds(pid) - before
         print(
-            f"{store}, {kind}, to a service:   {count / (took - begun):7.0f} events/s, "
-            f"{served / count * 1e6:5.0f} us of CPU each there, "
-            f"{(cpu - begun_cpu) / count * 1e6:5.0f} us here"
+            f"{store}, {kind}, to a service:   {LINES / (took - begun):7.0f} events/s, "
+            f"{served / LINES * 1e6:5.0f} us of CPU each there, "
+            f"{(cpu - begun_cpu) / LINES * 1e6:5.0f} us here"
         )
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.bench_import", SPLIT, str(files[SPLIT])],
@@ -108,10 +110,11 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
         print(done.stdout, end="", flush=True)
 
 
-def mixed(occurred_at: str) -> Iterator[dict[str, Any]]:
-    """Make as many batch lines of a history: registrations, violations, and a suspension."""
-    registrations, violations = lines("registrations", ""), lines("violations", occurred_at)
-    for first in range(0, LINES, 5):
+def mixed(occurred_at: str, count: int = LINES) -> Iterator[dict[str, Any]]:
+    """Make batch lines of a history: registrations, violations, and a suspension."""
+    registrations = lines("registrations", "", count)
+    violations = lines("violations", occurred_at, count)
+    for first in range(0, count, 5):
         users = [next(registrations), next(registrations)]
         yield from users
         for user in users:
