@@ -63,7 +63,8 @@ def translated(statement: str) -> list[str]:
     when = (when or "true").strip()
     if _SAME_KEY.fullmatch(when):
         # The key refuses the row, and ON CONFLICT would have to update the other, which is refused.
-        return []
+        # An earlier version made such a trigger nevertheless, which was asked for each row.
+        return [f"DROP TRIGGER IF EXISTS {name} ON {table}"]
     if when == DENSE:
         fires, when = f"AFTER INSERT ON {table} REFERENCING NEW TABLE AS added", _NOT_DENSE
     elif event == "DELETE":
