@@ -948,7 +948,7 @@ class Ledger:
             raise IdempotencyKeyReused(
                 f"this key was used for another request, which led to event {position}"
             )
-        before = _held(self.recorder.event(position))
+        before = _held(self.recorder.event_led_to(position))
         return Done(before, "repeated" if recorded else "unchanged")
 
     def _append(

@@ -206,6 +206,7 @@ class LedgerRecorder(ApplicationRecorder):
         self._pending: list[Recorded] = []
         self._traces: list[tuple[str, tuple[Any, ...]]] = []
         self._commands: dict[tuple[str, str], tuple[str, int, bool] | None] = {}
+        self._led_to: dict[int, Recorded] = {}
         self._leaves: dict[int, bytes] = {}
         self._level = 0
         self._head = (0, _BEGINNING)
@@ -281,6 +282,7 @@ class LedgerRecorder(ApplicationRecorder):
                     del self._traces[traces:]
                     self._head = head
                     self._commands.clear()
+                    self._led_to.clear()
                     self._leaves.clear()
                     if unknown and found is False:
                         raise Unavailable(f"nothing was recorded: {error}") from error
@@ -291,6 +293,7 @@ class LedgerRecorder(ApplicationRecorder):
                 recorded, self._pending = self._pending, []
                 self._traces = []
                 self._commands.clear()
+                self._led_to.clear()
                 self._leaves.clear()
                 self._own_head = self._head[0]
                 if recorded:
@@ -445,7 +448,10 @@ class LedgerRecorder(ApplicationRecorder):
             return self.log.leaf_hashes(c, position - 1, 1)[0]
 
     def read_ahead(self, commands: Iterable[tuple[str, str]]) -> None:
-        """Find out at once, inside ``transaction``, what these idempotency keys led to."""
+        """Find out at once, inside ``transaction``, what these idempotency keys led to.
+
+        A file that is imported again asks for nothing else, line after line.
+        """
         asked: dict[str, dict[str, None]] = {}
         for operator, key in commands:
             asked.setdefault(operator, {})[key] = None
@@ -464,6 +470,12 @@ class LedgerRecorder(ApplicationRecorder):
             for operator, keys in asked.items()
             for key in keys
         }
+        positions = {position for _, position, _ in found.values()}
+        self._led_to = self._found_at(sorted(positions), self._recorded)
+
+    def event_led_to(self, position: int) -> Recorded | None:
+        """Return the event that an idempotency key led to; it is read unless ``read_ahead`` was."""
+        return self._led_to.get(position) or self.event(position)
 
     def find_command(self, c: Cursor, operator: str, key: str) -> tuple[str, int, bool] | None:
         """Return what an idempotency key led to: fingerprint, position, and whether it recorded it.
@@ -712,12 +724,15 @@ class LedgerRecorder(ApplicationRecorder):
         return self._at(positions, lambda row: stored_as_json(*row))
 
     def _at(self, positions: Sequence[int], read: Callable[[Any], T]) -> list[T]:
+        found = self._found_at(positions, read)
+        return [found[position] for position in positions]
+
+    def _found_at(self, positions: Sequence[int], read: Callable[[Any], T]) -> dict[int, T]:
         if not positions:
-            return []
+            return {}
         with self.store.glancing() as c:
             c.execute(_SELECT + f"WHERE position IN ({', '.join('?' * len(positions))})", positions)
-            found = {row["position"]: read(row) for row in c.fetchall()}
-            return [found[position] for position in positions]
+            return {row["position"]: read(row) for row in c.fetchall()}
 
     def _recorded(self, row: Any) -> Recorded:
         position, stream, version, type_, recorded_at, state = row
