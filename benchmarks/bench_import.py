@@ -82,12 +82,11 @@ def measure(store: str, folder: Path, where: dict[str, str]) -> None:
             told = [{**line, "body": _renamed(line["body"], f"{kind}-{name}")} for line in made]
             told = told[:1] if name == "one" else told
             path.write_text("".join(f"{json.dumps(line)}\n" for line in told))
-        count = sum(1 for _ in files["own"].open())
         begun, begun_cpu, _ = run_import(files["one"], variables)
         took, cpu, _ = run_import(files["own"], variables)
         print(
-            f"{store}, {kind}, by the command: {count / (took - begun):7.0f} events/s after "
-            f"{begun:.1f} s of starting, {(cpu - begun_cpu) / count * 1e6:5.0f} us of CPU each"
+            f"{store}, {kind}, by the command: {LONG / (took - begun):7.0f} events/s after "
+            f"{begun:.1f} s of starting, {(cpu - begun_cpu) / LONG * 1e6:5.0f} us of CPU each"
         )
         with serving(database, workers=1, core=None, program=SERVICE, **settings) as (url, _, pid):
             run_import(files["one"], variables, "--url", url)

@@ -7,6 +7,7 @@ import logging
 import pickle
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ledger.application import Done, Foreseen, Ledger, Once
 from ledger.domain.errors import LedgerError
 from ledger.service.http.problems import internal_error
-from ledger.service.wiring import Service, build
+from ledger.service.wiring import build
 
 if TYPE_CHECKING:
     from ledger.domain.events import Author
@@ -53,20 +54,14 @@ def packed(asked: Sequence[tuple[Command, Once | None]], by: Author) -> bytes:
 def record(settings: Settings, pipe: Connection) -> None:
     """Run groups of commands until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the parent closes the pipe
-    service: Service | None = None
-    try:
-        while True:
-            group = pipe.recv_bytes()
-            if service is None:
-                service = build(settings)
-                gc.freeze()
-                gc.set_threshold(WRITE_ALLOCATIONS)
-            pipe.send_bytes(pickle.dumps(run(service.ledger, group), pickle.HIGHEST_PROTOCOL))
-    except (EOFError, ConnectionError):
-        return  # the parent is done, or gone, and nobody waits for answers
-    finally:
-        if service is not None:
-            service.close()
+    with suppress(EOFError, ConnectionError):  # the parent is done, or gone: nobody waits
+        group = pipe.recv_bytes()  # whose sender has opened the ledger, and found one
+        with closing(build(settings)) as service:
+            gc.freeze()
+            gc.set_threshold(WRITE_ALLOCATIONS)
+            while True:
+                pipe.send_bytes(pickle.dumps(run(service.ledger, group), pickle.HIGHEST_PROTOCOL))
+                group = pipe.recv_bytes()
 
 
 def run(ledger: Ledger, group: bytes) -> list[Answer]:

@@ -97,8 +97,6 @@ class Signer:
         self._threads: list[threading.Thread] = []
         self._trusted: Frontier | None = None  # the tree of the newest checkpoint that was seen
         self._known_keys: dict[str, Key] = {}
-        self.audits = True
-        """Whether a thread checks everything; a process that only imports leaves it to others."""
         self.state: State = "checking"
         self.doubt: str | None = None
         self.published: tuple[int, bytes | None] = (0, None)
@@ -114,15 +112,18 @@ class Signer:
 
     # --- the threads ------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Check what was signed against the database; then sign, and check everything."""
+    def start(self, *, audits: bool = True) -> None:
+        """Check what was signed against the database; then sign, and check everything.
+
+        Not ``audits``: checking everything is left to other processes.
+        """
         self.check()
         with self._doubting():
             self._key_of(self._ledger.log_keys(), self._recorder.position)
         if self.doubt is not None:
             return
         threads = [("signer", self._sign_until_stopped)]
-        if self.audits:
+        if audits:
             threads.append(("log-check", self._check_all))
         for name, run in threads:
             thread = threading.Thread(target=run, name=name, daemon=True)

@@ -240,13 +240,16 @@ class Service:
             c.execute("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1")
             row = c.fetchone()
             if row is None:
-                raise NotFound(
-                    f"{self.settings.database} holds no ledger; run compliance-ledger init first"
-                )
+                raise self._no_ledger()
             unknown = self.settings.unknown_subject
             self.index.load(snapshot(c, position=row[0], recorded_at=row[1], unknown=unknown))
             self.keyring.load(c)
             return int(row[0])
+
+    def _no_ledger(self) -> NotFound:
+        return NotFound(
+            f"{self.settings.database} holds no ledger; run compliance-ledger init first"
+        )
 
     def lost_keys(self) -> list[str]:
         """Return the data keys that seal something, were not erased, and are not in the vault."""
@@ -297,13 +300,10 @@ class Service:
         self.recorder.refuse_unknown_facts()
         self.recorder.newest = self.recorder.position
         if not self.recorder.newest:
-            raise NotFound(
-                f"{self.settings.database} holds no ledger; run compliance-ledger init first"
-            )
+            raise self._no_ledger()
         self.ledger.shred()
-        self.signer.audits = False
         self.witnesses.start()
-        self.signer.start()
+        self.signer.start(audits=False)
         self.ticker.start()
         try:
             yield

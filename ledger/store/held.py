@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-ROWS_TOGETHER: Final = 5_000  # that are held: some megabytes
+ROWS_TOGETHER: Final = 5_000  # taken between two sends, each of the fullest table: some megabytes
 _INSERT: Final = re.compile(
     r"INSERT INTO (?:\w+\.)?(\w+)\b(?!.*\b(?:SELECT|RETURNING)\b)", re.DOTALL
 )

@@ -281,9 +281,7 @@ class LedgerRecorder(ApplicationRecorder):
                     del self._pending[before:]
                     del self._traces[traces:]
                     self._head = head
-                    self._commands.clear()
-                    self._led_to.clear()
-                    self._leaves.clear()
+                    self._forget()
                     if unknown and found is False:
                         raise Unavailable(f"nothing was recorded: {error}") from error
                     raise
@@ -292,14 +290,18 @@ class LedgerRecorder(ApplicationRecorder):
             if level == 0:
                 recorded, self._pending = self._pending, []
                 self._traces = []
-                self._commands.clear()
-                self._led_to.clear()
-                self._leaves.clear()
+                self._forget()
                 self._own_head = self._head[0]
                 if recorded:
                     self._own_row = self._next_row
                     self.newest = max(self.newest, recorded[-1].position)
                     self.committed(recorded)
+
+    def _forget(self) -> None:
+        """Keep nothing of what was read and written in a transaction, however it ended."""
+        self._commands.clear()
+        self._led_to.clear()
+        self._leaves.clear()
 
     def require_nothing_lost(self, head: int) -> None:
         """Raise ``LogNotVerified`` when the ledger ends before what this process has seen of it.

@@ -267,7 +267,6 @@ def test_a_key_that_is_revoked_meanwhile_records_nothing_more(
 ) -> None:
     """Who may import is looked at again and again."""
     monkeypatch.setattr("ledger.service.importing.KEY_LOOK_S", 0)
-    importer.file([register(number) for number in range(3)])
     service = importer.opened()
     lines = [(1, json.dumps(register(1)).encode())]
     reader = Reader(service, importer.key)

@@ -111,7 +111,7 @@ def test_a_schema_before_the_name_is_the_same_table(sent: Sent) -> None:
 
 
 def test_the_fullest_table_is_sent_when_much_is_held(sent: Sent) -> None:
-    """No more rows than that are kept in memory."""
+    """What is kept in memory does not grow with what is written."""
     for number in range(ROWS_TOGETHER - 2):
         sent.held.takes(ONE, (number, "x"))
     sent.held.takes(OTHER, (7,))

@@ -354,11 +354,6 @@ def _written(number: int, told: Mapping[str, object]) -> bytes:
     return orjson.dumps({"line": number, **told}, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def receipt(done: Done) -> dict[str, object]:
-    """Return the shorter answer of a line that is recorded."""
-    return {"status": status_of_done(done), **receipt_of(done)}
-
-
 def refusal(error: LedgerError) -> dict[str, object]:
     """Return the answer of a line that is refused."""
     document = document_of(error)
@@ -384,7 +379,7 @@ async def _told(
             # Another process may have recorded it: it binds here, too, before it is answered here.
             await service_of(request).feed.wait_for(done.recorded.position)
         if minimal:
-            return receipt(done)
+            return {"status": status_of_done(done), **receipt_of(done)}
         leaf_hash = leaf_hash or await kept_leaf(service_of(request), done)
     except LedgerError as error:
         return refusal(error)
